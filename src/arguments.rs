@@ -1,0 +1,62 @@
+//! Arguments of Python calls, with errors that name the parameter and what was passed for it.
+
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyInt, PyString};
+
+/// A `str` or an instance of a subclass.
+#[inline]
+pub fn string<'a, 'py>(
+    parameter: &str,
+    value: &'a Bound<'py, PyAny>,
+) -> PyResult<&'a Bound<'py, PyString>> {
+    value.cast().map_err(|_| wrong_type(parameter, "a str", value))
+}
+
+/// An integer of 64 bits: an `int`, or anything with `__index__`.
+#[inline]
+pub fn integer(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<i64> {
+    value.extract().map_err(|error| {
+        if value.is_instance_of::<PyInt>() {
+            PyOverflowError::new_err(format!("{parameter} does not fit in 64 bits"))
+        } else if has_method(value, "__index__") {
+            error // the object's own
+        } else {
+            wrong_type(parameter, "an integer", value)
+        }
+    })
+}
+
+/// A number: a `float`, or anything with `__float__` or `__index__`.
+#[inline]
+pub fn float(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    value.extract().map_err(|error| {
+        if has_method(value, "__float__") || has_method(value, "__index__") {
+            error // the object's own
+        } else {
+            wrong_type(parameter, "a number", value)
+        }
+    })
+}
+
+/// Anything that can be called.
+pub fn callable(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    if value.is_callable() {
+        Ok(value.clone().unbind())
+    } else {
+        Err(wrong_type(parameter, "callable", value))
+    }
+}
+
+#[cold]
+fn wrong_type(parameter: &str, expected: &str, value: &Bound<'_, PyAny>) -> PyErr {
+    match value.get_type().name() {
+        Ok(actual) => PyTypeError::new_err(format!("{parameter} must be {expected}, not {actual}")),
+        Err(error) => error,
+    }
+}
+
+#[cold]
+fn has_method(value: &Bound<'_, PyAny>, name: &str) -> bool {
+    value.get_type().hasattr(name).unwrap_or(false)
+}

@@ -1,0 +1,146 @@
+//! What a fork finds: every [`Lock`](crate::lock::Lock) taken and its contents whole.
+//!
+//! The handlers are `pthread_atfork`'s rather than `os.register_at_fork`'s: they also run for a
+//! server that forks from C and calls no Python before it. Nothing in them touches Python, so it
+//! doesn't matter whether the forking thread is attached to the interpreter.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
+
+use crate::lock::acquire;
+
+/// Contents of a lock, as the child of a fork inherits them.
+pub trait AtFork: Send + 'static {
+    /// Runs in the child, in the middle of `fork()`: it must neither call Python nor drop a Python
+    /// object. As it stands, the child inherits the contents.
+    fn after_fork_in_child(&mut self) {}
+}
+
+/// How many forks lie between this process and the one that loaded the module.
+///
+/// A thread that reads another number than before has become the only thread of a child.
+pub fn generation() -> u64 {
+    // Relaxed: it changes only while the process has a single thread.
+    GENERATION.load(Ordering::Relaxed)
+}
+
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// Every live lock by address, which is the order in which a fork takes them.
+static REGISTRY: Mutex<Registry> = Mutex::new(BTreeMap::new());
+
+type Registry = BTreeMap<usize, Arc<dyn Registered>>;
+
+/// A mutex of any contents, as the registry sees it.
+trait Registered: Send + Sync {
+    fn hold(self: Arc<Self>) -> Box<dyn Held>;
+}
+
+/// A mutex that a fork holds.
+trait Held: Send {
+    fn after_fork_in_child(&mut self);
+}
+
+impl<T: AtFork> Registered for Mutex<T> {
+    fn hold(self: Arc<Self>) -> Box<dyn Held> {
+        Box::new(acquire(|| self.try_lock_arc()))
+    }
+}
+
+impl<T: AtFork> Held for ArcMutexGuard<RawMutex, T> {
+    fn after_fork_in_child(&mut self) {
+        (**self).after_fork_in_child();
+    }
+}
+
+pub(crate) fn register<T: AtFork>(mutex: &Arc<Mutex<T>>) {
+    acquire(|| REGISTRY.try_lock()).insert(address(mutex), mutex.clone());
+}
+
+/// The caller keeps a reference of its own, so that the contents are dropped by it, later: here
+/// they would be dropped with the registry locked.
+pub(crate) fn unregister<T: AtFork>(mutex: &Arc<Mutex<T>>) {
+    acquire(|| REGISTRY.try_lock()).remove(&address(mutex));
+}
+
+fn address<T>(mutex: &Arc<Mutex<T>>) -> usize {
+    Arc::as_ptr(mutex).addr()
+}
+
+/// All that a fork holds; what was taken last is released first.
+struct Standstill {
+    locks: Vec<Box<dyn Held>>,
+    _registry: MutexGuard<'static, Registry>,
+}
+
+/// Where the fork in progress keeps what it holds, between the handler before it and the one after.
+/// Only the thread that has the registry comes here, and in a child it is the only thread.
+static STANDSTILL: Mutex<Option<Standstill>> = Mutex::new(None);
+
+fn before() {
+    let registry = acquire(|| REGISTRY.try_lock());
+    let locks = registry.values().map(|lock| lock.clone().hold()).collect();
+    *acquire(|| STANDSTILL.try_lock()) = Some(Standstill { locks, _registry: registry });
+}
+
+fn in_parent() {
+    drop(acquire(|| STANDSTILL.try_lock()).take());
+}
+
+fn in_child() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    let mut standstill = acquire(|| STANDSTILL.try_lock()).take();
+    for lock in standstill.iter_mut().flat_map(|held| &mut held.locks) {
+        lock.after_fork_in_child();
+    }
+}
+
+/// Makes every later fork of this process take the locks, once however often it is called.
+///
+/// The handlers stay for the life of the process, and so must this library. Python never unloads
+/// an extension module.
+///
+/// # Errors
+///
+/// `ENOMEM`, if there is no memory for the handlers.
+#[cfg(unix)]
+pub fn install_handlers() -> io::Result<()> {
+    extern "C" fn before_fork() {
+        before();
+    }
+    extern "C" fn after_fork_in_parent() {
+        in_parent();
+    }
+    extern "C" fn after_fork_in_child() {
+        in_child();
+    }
+    static INSTALLED: Mutex<bool> = Mutex::new(false);
+
+    let mut installed = acquire(|| INSTALLED.try_lock());
+    if !*installed {
+        // SAFETY: the handlers are plain functions that live as long as the process and unwind into
+        // nothing: a panic in an `extern "C"` function aborts.
+        let errno = unsafe {
+            libc::pthread_atfork(
+                Some(before_fork),
+                Some(after_fork_in_parent),
+                Some(after_fork_in_child),
+            )
+        };
+        if errno != 0 {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        *installed = true;
+    }
+    Ok(())
+}
+
+/// Without `fork()` there is nothing to prepare for.
+#[cfg(not(unix))]
+pub fn install_handlers() -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,380 @@
+//! The Python class `MetricsBuffer`.
+
+use std::borrow::Cow;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use pyo3::exceptions::{
+    PyAttributeError, PyGeneratorExit, PyKeyboardInterrupt, PyOverflowError, PyRuntimeError,
+    PySystemExit, PyValueError,
+};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+
+use crate::arguments;
+use crate::clock::Clock;
+use crate::fork::AtFork;
+use crate::lock::Lock;
+use crate::logging;
+use crate::pending::{self, Pending, Taken};
+use crate::settings;
+use crate::sums::{Sums, Total};
+
+type Name = Py<PyString>;
+type Totals = pending::Totals<Name>;
+
+/// arroyo's `METRICS_FREQUENCY_SEC`, the same in every release to 2.48.0.
+const FLUSH_INTERVAL: f64 = 1.0;
+
+/// A thread-safe metrics buffer with the interface of arroyo's.
+///
+/// It sums timings and counts by name and sends the sums to a metrics backend, at most once per
+/// flush interval, from whichever thread makes the next call. Every method may be called from any
+/// thread at any time, from inside the backend and after a fork too. Nothing is lost and nothing is
+/// counted twice.
+///
+/// Args:
+///     metrics: The backend, an object with `timing(name, value)` and `increment(name, value)`.
+///         None stands for `arroyo.utils.metrics.get_metrics()`, as in arroyo's own class.
+///     flush_interval: Seconds that have to pass before a call sends what is pending, 0 or more.
+///         None stands for `arroyo.processing.processor.METRICS_FREQUENCY_SEC` as it is now, and
+///         for the 1.0 that it is in every release where that module is not loaded.
+///     clock: A callable that returns seconds, for tests. None stands for the one given to
+///         `install()`, by default the system's monotonic coarse clock, which no step of the wall
+///         clock moves.
+///
+/// Raises:
+///     ImportError: There is no `metrics` and arroyo can't be imported.
+///     TypeError: `flush_interval` is not a number, or `clock` not callable.
+///     ValueError: `flush_interval` is negative or NaN.
+///     RuntimeError: The buffer is initialised already.
+// Frozen: a class with `&mut self` methods raises "Already borrowed" when threads meet in it.
+#[pyclass(frozen, subclass, dict, weakref, module = "arroyo_metrics_buffer")]
+pub struct MetricsBuffer {
+    // A field and not an entry of the instance's `__dict__`: while that has none, Python looks
+    // methods up faster.
+    metrics: Lock<Backend>,
+    /// Set by `__init__`; not by `__new__`, whose arguments may be those of a subclass.
+    parts: OnceLock<Parts>,
+}
+
+struct Parts {
+    pending: Pending<Totals>,
+    clock: Clock,
+}
+
+/// The attribute `metrics`, or `None` where it was deleted.
+struct Backend(Option<Py<PyAny>>);
+
+impl AtFork for Backend {}
+
+#[pymethods]
+impl MetricsBuffer {
+    #[new]
+    #[pyo3(
+        signature = (*_args, **_kwargs),
+        text_signature = "(metrics=None, *, flush_interval=None, clock=None)"
+    )]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            metrics: Lock::new(Backend(None)),
+            parts: OnceLock::new(),
+        }
+    }
+
+    #[pyo3(signature = (metrics=None, *, flush_interval=None, clock=None))]
+    fn __init__(
+        &self,
+        py: Python<'_>,
+        metrics: Option<Bound<'_, PyAny>>,
+        flush_interval: Option<Bound<'_, PyAny>>,
+        clock: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let flush_interval = match flush_interval {
+            Some(seconds) => interval(&seconds)?,
+            None => arroyo_flush_interval(py)?,
+        };
+        let clock = match clock {
+            Some(clock) => Some(arguments::callable("clock", &clock)?),
+            None => settings::clock(py),
+        };
+        let clock = clock.map_or(Clock::Native, Clock::Callable);
+        let metrics = match metrics {
+            Some(metrics) => metrics,
+            None => py.import("arroyo.utils.metrics")?.call_method0("get_metrics")?,
+        };
+        let pending = Pending::new(flush_interval, clock.now(py)?);
+        self.parts
+            .set(Parts { pending, clock })
+            .map_err(|_| PyRuntimeError::new_err("MetricsBuffer is initialised already"))?;
+        self.set_metrics(metrics.unbind());
+        Ok(())
+    }
+
+    /// Add to the sum of a timer, then flush if the flush interval has passed.
+    ///
+    /// Args:
+    ///     metric: The timer's name.
+    ///     duration: What to add, usually seconds. NaN and infinities are summed like any float.
+    ///
+    /// Raises:
+    ///     TypeError: `metric` is not a str or `duration` not a number. Nothing was added.
+    ///     BaseException: What the backend raised, if this call flushed; see `flush()`.
+    fn incr_timing(
+        slf: &Bound<'_, Self>,
+        metric: &Bound<'_, PyAny>,
+        duration: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let name = arguments::string("metric", metric)?;
+        let duration = arguments::float("duration", duration)?;
+        let parts = slf.get().parts()?;
+        parts.add(name, duration, |totals| &mut totals.timers)?;
+        parts.flush_if_due(slf)
+    }
+
+    /// Add to the sum of a counter, then flush if the flush interval has passed.
+    ///
+    /// Args:
+    ///     metric: The counter's name.
+    ///     delta: What to add, a count.
+    ///
+    /// Raises:
+    ///     TypeError: `metric` is not a str or `delta` not an integer. Nothing was added.
+    ///     OverflowError: `delta` or the sum does not fit in 64 bits. Nothing was added.
+    ///     BaseException: What the backend raised, if this call flushed; see `flush()`.
+    fn incr_counter(
+        slf: &Bound<'_, Self>,
+        metric: &Bound<'_, PyAny>,
+        delta: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let name = arguments::string("metric", metric)?;
+        let delta = arguments::integer("delta", delta)?;
+        let parts = slf.get().parts()?;
+        parts.add(name, i128::from(delta), |totals| &mut totals.counters)?;
+        parts.flush_if_due(slf)
+    }
+
+    /// Send every sum to the backend: timers, then counters, each in the order of first touch.
+    ///
+    /// Other threads go on adding meanwhile; what they add is pending for the next flush.
+    ///
+    /// Raises:
+    ///     BaseException: What the backend raised. What it had not accepted by then, the sum it was
+    ///         called with included, is pending again. With `install(on_backend_error="log")` only
+    ///         KeyboardInterrupt, SystemExit and GeneratorExit are raised, the rest is logged.
+    fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let parts = slf.get().parts()?;
+        parts.pending.throttle().restart(parts.clock.now(py)?);
+        let start = Instant::now();
+        // Detached: whoever has the lock then never has to wait for the interpreter that we hold.
+        let taken = py.detach(|| parts.pending.take());
+        let entries = taken.contents.len();
+        let mut sent = 0;
+        match send(slf, &taken, &mut sent) {
+            Ok(()) => logging::flushed(py, sent, start),
+            Err(error) if taken.is_the_parents() => Err(error),
+            Err(error) => {
+                parts.put_back(taken, sent);
+                if settings::log_backend_errors() && !is_exit(py, &error) {
+                    return logging::put_back_with_traceback(py, sent, entries, error);
+                }
+                // The backend's error is the one to see, should logging raise one as well.
+                let _ = logging::put_back(py, sent, entries);
+                Err(error)
+            }
+        }
+    }
+
+    /// What is pending, without flushing it: the timers and the counters, each a dict by name in
+    /// the order of first touch.
+    fn snapshot<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
+        let totals = self.parts()?.pending.lock();
+        let timers = copy(py, &totals.timers);
+        let counters = copy(py, &totals.counters);
+        drop(totals); // making a dict can run Python code
+        Ok((dict(py, timers)?, dict(py, counters)?))
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let class = slf.get_type().name()?;
+        let (timers, counters) = slf.get().snapshot(slf.py())?;
+        Ok(format!("<{class} timers={timers} counters={counters}>"))
+    }
+
+    /// The backend that flushes send to. It may be replaced at any time, from any thread.
+    #[getter]
+    fn metrics(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let metrics = slf.get().metrics.lock().0.as_ref().map(|metrics| metrics.clone_ref(py));
+        if let Some(metrics) = metrics {
+            return Ok(metrics);
+        }
+        let class = slf.get_type().name()?;
+        let message = format!("'{class}' object has no attribute 'metrics'");
+        Err(PyAttributeError::new_err(message))
+    }
+
+    #[setter]
+    fn set_metrics(&self, metrics: Py<PyAny>) {
+        self.replace_metrics(Some(metrics));
+    }
+
+    // `mock.patch.object(buffer, "metrics")` deletes the attribute before it restores it.
+    #[deleter]
+    fn delete_metrics(&self) {
+        self.replace_metrics(None);
+    }
+
+    // Pending names are left out: a detached thread may take them between the collector's passes,
+    // and an object that only one pass sees is freed while in use. Their lives end with a flush.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(Parts { clock: Clock::Callable(clock), .. }) = self.parts.get() {
+            visit.call(clock)?;
+        }
+        // Waits for the lock, so that every pass sees the same. Its holders never wait for us.
+        visit.call(&self.metrics.lock().0)
+    }
+
+    fn __clear__(&self) {
+        self.replace_metrics(None);
+    }
+}
+
+impl MetricsBuffer {
+    #[inline]
+    fn parts(&self) -> PyResult<&Parts> {
+        self.parts
+            .get()
+            .ok_or_else(|| PyRuntimeError::new_err("MetricsBuffer.__init__() was not called"))
+    }
+
+    fn replace_metrics(&self, metrics: Option<Py<PyAny>>) {
+        let old = std::mem::replace(&mut *self.metrics.lock(), Backend(metrics));
+        drop(old); // can run Python code, so after the guard is gone
+    }
+}
+
+impl Parts {
+    #[inline]
+    fn add<V: Total>(
+        &self,
+        name: &Bound<'_, PyString>,
+        delta: V,
+        sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
+    ) -> PyResult<()> {
+        let address = name.as_ptr().addr();
+        let known = sums(&mut self.pending.lock()).add_known(address, delta);
+        let added = match known {
+            Ok(false) => {
+                let text = text(name)?;
+                let new_name = || name.clone().unbind();
+                sums(&mut self.pending.lock()).add(&text, address, new_name, delta)
+            }
+            known => known.map(drop),
+        };
+        added.map_err(|_| PyOverflowError::new_err(format!("counter {name} would leave 64 bits")))
+    }
+
+    #[inline]
+    fn flush_if_due(&self, buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
+        let py = buffer.py();
+        if self.pending.throttle().is_due(self.clock.now(py)?) {
+            // Through Python, so that an override or a mock of flush() is honoured.
+            buffer.call_method0(intern!(py, "flush"))?;
+        }
+        Ok(())
+    }
+
+    fn put_back(&self, mut taken: Taken<Totals>, sent: usize) {
+        taken.contents.forget_first(sent);
+        let names = self.pending.put_back(taken.contents);
+        drop(names); // can run Python code, so after the guard is gone
+    }
+}
+
+/// Sends the contents in order and counts what the backend accepted.
+fn send(
+    buffer: &Bound<'_, MetricsBuffer>,
+    taken: &Taken<Totals>,
+    sent: &mut usize,
+) -> PyResult<()> {
+    let py = buffer.py();
+    let metrics = buffer.getattr(intern!(py, "metrics"))?;
+    for (name, seconds) in taken.contents.timers.iter() {
+        if taken.is_the_parents() {
+            return Ok(()); // the backend forked
+        }
+        metrics.call_method1(intern!(py, "timing"), (name, seconds))?;
+        *sent += 1;
+    }
+    for (name, count) in taken.contents.counters.iter() {
+        if taken.is_the_parents() {
+            return Ok(());
+        }
+        metrics.call_method1(intern!(py, "increment"), (name, count))?;
+        *sent += 1;
+    }
+    Ok(())
+}
+
+/// The text of a name, equal for two names exactly if they are equal strings. It is read without
+/// calling a subclass's methods.
+fn text<'a>(name: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
+    if let Ok(text) = name.to_str() {
+        return Ok(Cow::Borrowed(text.as_bytes()));
+    }
+    // Lone surrogates, which a str may contain and UTF-8 may not.
+    let py = name.py();
+    let encode = py.get_type::<PyString>().getattr(intern!(py, "encode"))?;
+    let bytes = encode.call1((name, "utf-8", "surrogatepass"))?;
+    Ok(Cow::Owned(bytes.extract()?))
+}
+
+fn copy<V: Total>(py: Python<'_>, sums: &Sums<Name, V>) -> Vec<(Name, V)> {
+    sums.iter()
+        .map(|(name, total)| (name.clone_ref(py), total))
+        .collect()
+}
+
+fn dict<'py, V: IntoPyObject<'py>>(
+    py: Python<'py>,
+    totals: Vec<(Name, V)>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, total) in totals {
+        dict.set_item(name, total)?;
+    }
+    Ok(dict)
+}
+
+/// The errors that end a thread or a program: logging one instead would keep it alive.
+fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyKeyboardInterrupt>(py)
+        || error.is_instance_of::<PySystemExit>(py)
+        || error.is_instance_of::<PyGeneratorExit>(py)
+}
+
+fn arroyo_flush_interval(py: Python<'_>) -> PyResult<f64> {
+    // Not imported for this: that is slow, and a module that isn't loaded has its default value.
+    let modules = py.import("sys")?.getattr("modules")?;
+    match modules.get_item("arroyo.processing.processor") {
+        Ok(processor) => processor.getattr("METRICS_FREQUENCY_SEC")?.extract(),
+        Err(_) => Ok(FLUSH_INTERVAL),
+    }
+}
+
+fn interval(seconds: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let interval = arguments::float("flush_interval", seconds)?;
+    if interval >= 0.0 {
+        Ok(interval)
+    } else {
+        let message = format!("flush_interval must be 0 seconds or more, not {interval}");
+        Err(PyValueError::new_err(message))
+    }
+}
