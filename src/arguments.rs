@@ -16,27 +16,17 @@ pub fn string<'a, 'py>(
 /// An integer of 64 bits: an `int`, or anything with `__index__`.
 #[inline]
 pub fn integer(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<i64> {
-    value.extract().map_err(|error| {
-        if value.is_instance_of::<PyInt>() {
-            PyOverflowError::new_err(format!("{parameter} does not fit in 64 bits"))
-        } else if has_method(value, "__index__") {
-            error // the object's own
-        } else {
-            wrong_type(parameter, "an integer", value)
-        }
-    })
+    value
+        .extract()
+        .map_err(|error| not_an_integer(parameter, value, error))
 }
 
 /// A number: a `float`, or anything with `__float__` or `__index__`.
 #[inline]
 pub fn float(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
-    value.extract().map_err(|error| {
-        if has_method(value, "__float__") || has_method(value, "__index__") {
-            error // the object's own
-        } else {
-            wrong_type(parameter, "a number", value)
-        }
-    })
+    value
+        .extract()
+        .map_err(|error| not_a_number(parameter, value, error))
 }
 
 /// Anything that can be called.
@@ -49,6 +39,26 @@ pub fn callable(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>
 }
 
 #[cold]
+fn not_an_integer(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+    if value.is_instance_of::<PyInt>() {
+        PyOverflowError::new_err(format!("{parameter} does not fit in 64 bits"))
+    } else if has_method(value, "__index__") {
+        error // the object's own
+    } else {
+        wrong_type(parameter, "an integer", value)
+    }
+}
+
+#[cold]
+fn not_a_number(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+    if has_method(value, "__float__") || has_method(value, "__index__") {
+        error // the object's own
+    } else {
+        wrong_type(parameter, "a number", value)
+    }
+}
+
+#[cold]
 fn wrong_type(parameter: &str, expected: &str, value: &Bound<'_, PyAny>) -> PyErr {
     match value.get_type().name() {
         Ok(actual) => PyTypeError::new_err(format!("{parameter} must be {expected}, not {actual}")),
@@ -56,7 +66,6 @@ fn wrong_type(parameter: &str, expected: &str, value: &Bound<'_, PyAny>) -> PyEr
     }
 }
 
-#[cold]
 fn has_method(value: &Bound<'_, PyAny>, name: &str) -> bool {
     value.get_type().hasattr(name).unwrap_or(false)
 }

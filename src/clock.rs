@@ -1,8 +1,9 @@
 //! What time it is, in seconds.
 
 use coarsetime::Instant;
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+
+use crate::arguments;
 
 /// Where a buffer gets the time from.
 pub enum Clock {
@@ -21,13 +22,12 @@ impl Clock {
                 let ticks = Instant::now_without_cache_update().as_ticks();
                 Ok(coarsetime::Duration::from_ticks(ticks).as_f64())
             }
-            Self::Callable(clock) => {
-                let now = clock.bind(py).call0()?;
-                now.extract().map_err(|_| {
-                    let kind = now.get_type();
-                    PyTypeError::new_err(format!("clock must return seconds, not {kind}"))
-                })
-            }
+            Self::Callable(clock) => call(clock.bind(py)),
         }
     }
+}
+
+#[cold]
+fn call(clock: &Bound<'_, PyAny>) -> PyResult<f64> {
+    arguments::float("the return value of clock", &clock.call0()?)
 }

@@ -20,7 +20,7 @@ use crate::lock::Lock;
 use crate::logging;
 use crate::pending::{self, Pending, Taken};
 use crate::settings;
-use crate::sums::{Sums, Total};
+use crate::sums::{OutOfRange, Sums, Total};
 
 type Name = Py<PyString>;
 type Totals = pending::Totals<Name>;
@@ -268,27 +268,37 @@ impl Parts {
         delta: V,
         sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
     ) -> PyResult<()> {
-        let address = name.as_ptr().addr();
-        let known = sums(&mut self.pending.lock()).add_known(address, delta);
-        let added = match known {
-            Ok(false) => {
-                let text = text(name)?;
-                let new_name = || name.clone().unbind();
-                sums(&mut self.pending.lock()).add(&text, address, new_name, delta)
-            }
-            known => known.map(drop),
-        };
-        added.map_err(|_| PyOverflowError::new_err(format!("counter {name} would leave 64 bits")))
+        let known = sums(&mut self.pending.lock()).add_known(name.as_ptr().addr(), delta);
+        match known {
+            Ok(true) => Ok(()),
+            Ok(false) => self.add_by_text(name, delta, sums),
+            Err(OutOfRange) => Err(out_of_range(name)),
+        }
+    }
+
+    /// The way of names that are new, many, or not interned.
+    #[inline(never)]
+    fn add_by_text<V: Total>(
+        &self,
+        name: &Bound<'_, PyString>,
+        delta: V,
+        sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
+    ) -> PyResult<()> {
+        let text = text(name)?;
+        let new_name = || name.clone().unbind();
+        let added =
+            sums(&mut self.pending.lock()).add(&text, name.as_ptr().addr(), new_name, delta);
+        added.map_err(|OutOfRange| out_of_range(name))
     }
 
     #[inline]
     fn flush_if_due(&self, buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
-        let py = buffer.py();
-        if self.pending.throttle().is_due(self.clock.now(py)?) {
-            // Through Python, so that an override or a mock of flush() is honoured.
-            buffer.call_method0(intern!(py, "flush"))?;
+        let now = self.clock.now(buffer.py())?;
+        if self.pending.throttle().is_due(now) {
+            flush_through_python(buffer)
+        } else {
+            Ok(())
         }
-        Ok(())
     }
 
     fn put_back(&self, mut taken: Taken<Totals>, sent: usize) {
@@ -296,6 +306,18 @@ impl Parts {
         let names = self.pending.put_back(taken.contents);
         drop(names); // can run Python code, so after the guard is gone
     }
+}
+
+/// Calls `flush()` so that an override or a mock of it is honoured.
+#[cold]
+fn flush_through_python(buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
+    buffer.call_method0(intern!(buffer.py(), "flush"))?;
+    Ok(())
+}
+
+#[cold]
+fn out_of_range(name: &Bound<'_, PyString>) -> PyErr {
+    PyOverflowError::new_err(format!("counter {name} would leave 64 bits"))
 }
 
 /// Sends the contents in order and counts what the backend accepted.

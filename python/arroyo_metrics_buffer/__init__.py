@@ -1,1 +1,13 @@
+"""Thread-safe metrics buffers for sentry-arroyo.
+
+Importing this package makes arroyo's metrics buffers thread-safe, whether arroyo is imported before
+it or after.
+"""
+
 from ._core import MetricsBuffer
+from ._patch import Status, TargetStatus, install, install_on_import, status, uninstall
+
+__all__ = ["MetricsBuffer", "Status", "TargetStatus", "install", "status", "uninstall"]
+
+install_on_import()
+del install_on_import

@@ -1,0 +1,111 @@
+"""The compiled part of arroyo_metrics_buffer."""
+
+from collections.abc import Callable
+from typing import Any, Literal, Self, SupportsFloat, SupportsIndex
+
+from typing_extensions import disjoint_base
+
+__all__ = ["MetricsBuffer", "configure"]
+
+@disjoint_base
+class MetricsBuffer:
+    """A thread-safe metrics buffer with the interface of arroyo's.
+
+    It sums timings and counts by name and sends the sums to a metrics backend, at most once per
+    flush interval, from whichever thread makes the next call. Every method may be called from any
+    thread at any time, from inside the backend and after a fork too. Nothing is lost and nothing is
+    counted twice.
+
+    Args:
+        metrics: The backend, an object with `timing(name, value)` and `increment(name, value)`.
+            None stands for `arroyo.utils.metrics.get_metrics()`, as in arroyo's own class.
+        flush_interval: Seconds that have to pass before a call sends what is pending, 0 or more.
+            None stands for `arroyo.processing.processor.METRICS_FREQUENCY_SEC` as it is now, and
+            for the 1.0 that it is in every release where that module is not loaded.
+        clock: A callable that returns seconds, for tests. None stands for the one given to
+            `install()`, by default the system's monotonic coarse clock, which no step of the wall
+            clock moves.
+
+    Raises:
+        ImportError: There is no `metrics` and arroyo can't be imported.
+        TypeError: `flush_interval` is not a number, or `clock` not callable.
+        ValueError: `flush_interval` is negative or NaN.
+        RuntimeError: The buffer is initialised already.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def __init__(
+        self,
+        metrics: Any = None,
+        *,
+        flush_interval: SupportsFloat | SupportsIndex | None = None,
+        clock: Callable[[], SupportsFloat | SupportsIndex] | None = None,
+    ) -> None: ...
+    def incr_timing(self, metric: str, duration: SupportsFloat | SupportsIndex) -> None:
+        """Add to the sum of a timer, then flush if the flush interval has passed.
+
+        Args:
+            metric: The timer's name.
+            duration: What to add, usually seconds. NaN and infinities are summed like any float.
+
+        Raises:
+            TypeError: `metric` is not a str or `duration` not a number. Nothing was added.
+            BaseException: What the backend raised, if this call flushed; see `flush()`.
+        """
+
+    def incr_counter(self, metric: str, delta: SupportsIndex) -> None:
+        """Add to the sum of a counter, then flush if the flush interval has passed.
+
+        Args:
+            metric: The counter's name.
+            delta: What to add, a count.
+
+        Raises:
+            TypeError: `metric` is not a str or `delta` not an integer. Nothing was added.
+            OverflowError: `delta` or the sum does not fit in 64 bits. Nothing was added.
+            BaseException: What the backend raised, if this call flushed; see `flush()`.
+        """
+
+    def flush(self) -> None:
+        """Send every sum to the backend: timers, then counters, each in the order of first touch.
+
+        Other threads go on adding meanwhile; what they add is pending for the next flush.
+
+        Raises:
+            BaseException: What the backend raised. What it had not accepted by then, the sum it was
+                called with included, is pending again. With `install(on_backend_error="log")` only
+                KeyboardInterrupt, SystemExit and GeneratorExit are raised, the rest is logged.
+        """
+
+    def snapshot(self) -> tuple[dict[str, float], dict[str, int]]:
+        """What is pending, without flushing it: the timers and the counters, each a dict by name in
+        the order of first touch.
+        """
+
+    @property
+    def metrics(self) -> Any:
+        """The backend that flushes send to. It may be replaced at any time, from any thread."""
+
+    @metrics.setter
+    def metrics(self, metrics: Any) -> None: ...
+    @metrics.deleter
+    def metrics(self) -> None: ...
+
+def configure(
+    *,
+    clock: Callable[[], SupportsFloat | SupportsIndex] | None,
+    on_backend_error: Literal["raise", "log"],
+) -> None:
+    """Choose the clock and the fate of backend errors for all buffers of the process.
+
+    Safe to call from any thread.
+
+    Args:
+        clock: What buffers made from now on without a clock of their own use: a callable that
+            returns seconds, or None for the native monotonic clock.
+        on_backend_error: "raise" or "log", for all buffers from now on.
+
+    Raises:
+        TypeError: `clock` is not callable.
+        ValueError: `on_backend_error` is neither "raise" nor "log".
+    """
