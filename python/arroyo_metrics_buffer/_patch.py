@@ -154,6 +154,7 @@ def uninstall() -> Status:
             if getattr(module, target.attribute, None) is target.replacement:
                 setattr(module, target.attribute, original)
         _originals.clear()
+        _reported.clear()
     return status()
 
 

@@ -1,0 +1,78 @@
+"""Metrics backends for the tests."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Literal, NamedTuple
+
+
+class Call(NamedTuple):
+    """One call of a backend's method."""
+
+    method: Literal["timing", "increment"]
+    name: str
+    value: float
+
+
+class Recorder:
+    """Records every call, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    def timing(self, name: str, value: float) -> None:
+        self.calls.append(Call("timing", name, value))
+
+    def increment(self, name: str, value: int) -> None:
+        self.calls.append(Call("increment", name, value))
+
+    def sum_of(self, name: str) -> float:
+        """What arrived under a name."""
+        return sum(call.value for call in self.calls if call.name == name)
+
+    def sums(self) -> Counter[str]:
+        """What arrived, by name."""
+        sums: Counter[str] = Counter()
+        for call in self.calls:
+            sums[call.name] += call.value  # type: ignore[assignment]
+        return sums
+
+
+class Outage(Exception):
+    """What a failing backend raises."""
+
+
+class Flaky(Recorder):
+    """Refuses what ``refuses`` says, by raising ``error``."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        super().__init__()
+        self.error = error or Outage("the metrics backend is down")
+        self.refused: set[str] = set()
+
+    def timing(self, name: str, value: float) -> None:
+        self._refuse(name)
+        super().timing(name, value)
+
+    def increment(self, name: str, value: int) -> None:
+        self._refuse(name)
+        super().increment(name, value)
+
+    def _refuse(self, name: str) -> None:
+        if name in self.refused:
+            raise self.error
+
+
+class Slow(Recorder):
+    """Blocks in every call until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.released = threading.Event()
+
+    def increment(self, name: str, value: int) -> None:
+        self.entered.set()
+        assert self.released.wait(30)
+        super().increment(name, value)

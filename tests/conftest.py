@@ -1,0 +1,37 @@
+"""Fixtures of the whole suite."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from arroyo.processing import processor
+
+import arroyo_metrics_buffer
+
+
+@pytest.fixture
+def tiny_switch_interval() -> Iterator[None]:
+    """Make threads change places as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture(autouse=True)
+def installed() -> Iterator[None]:
+    """Leave the package installed with its defaults, whatever a test does."""
+    arroyo_metrics_buffer.install()
+    yield
+    arroyo_metrics_buffer.install()
+
+
+@pytest.fixture
+def upstream() -> type:
+    """arroyo's own class."""
+    arroyo_metrics_buffer.uninstall()
+    original: type = processor.MetricsBuffer
+    arroyo_metrics_buffer.install()
+    return original
