@@ -1,0 +1,68 @@
+# make demo | test | lint | format | wheel | bench | clean
+#
+# Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
+# PYTHON=python3.13 VENV=.venv313 takes another interpreter.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format wheel bench clean
+
+help:
+	@sed -n '1,4s/^# \{0,1\}//p' Makefile
+
+# A virtual environment with the tools, made anew when their list changes.
+$(VENV)/tools: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=...") if sys.version_info < (3, 11) else 0'
+	@command -v cargo >/dev/null || { echo "Rust is needed: https://rustup.rs"; exit 1; }
+	@echo "installing the tools into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/pip install --quiet --group build --group test --group lint
+	@touch $@
+
+# The extension, built and installed in place; cargo knows what has to be compiled again.
+$(VENV)/built: $(VENV)/tools $(SOURCES)
+	@echo "building the extension"
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --release --locked
+	@touch $@
+
+install: $(VENV)/built
+
+demo: install
+	@$(BIN)/python -m arroyo_metrics_buffer demo
+
+# The core alone first: it needs no Python, and a failure there explains one that comes later.
+test: install
+	@cargo test --quiet --locked --no-default-features
+	@$(BIN)/python -m pytest --quiet
+
+lint: install
+	@cargo fmt --check
+	@cargo clippy --quiet --locked --no-default-features --all-targets -- -D warnings
+	@PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python -m mypy.stubtest --concise arroyo_metrics_buffer._core
+
+format:
+	@cargo fmt
+	@$(BIN)/ruff format --quiet
+	@$(BIN)/ruff check --quiet --fix
+
+# For the interpreter of the virtual environment, into dist/.
+wheel: $(VENV)/tools
+	@$(BIN)/maturin build --quiet --release --locked --out dist --interpreter $(BIN)/python
+	@ls -l dist/*.whl
+
+bench: install
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --release --locked --manifest-path benches/empty_method/Cargo.toml
+	@$(BIN)/python benches/call_cost.py
+	@$(BIN)/python benches/stream_processor.py
+
+clean:
+	@rm -rf $(VENV) target dist
