@@ -12,8 +12,8 @@ import statistics
 import timeit
 from collections.abc import Callable
 
-import arroyo.processing.processor as processor
-from empty_method import Empty
+from arroyo.processing import processor
+from empty_method import Empty  # type: ignore[attr-defined]
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer

@@ -188,8 +188,10 @@ impl MetricsBuffer {
         }
     }
 
-    /// What is pending, without flushing it: the timers and the counters, each a dict by name in
-    /// the order of first touch.
+    /// Tell what is pending, without flushing it.
+    ///
+    /// Returns:
+    ///     The timers and the counters, each a dict by name in the order of first touch.
     fn snapshot<'py>(
         &self,
         py: Python<'py>,

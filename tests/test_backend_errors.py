@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 
 import pytest
-from backends import Flaky, Outage
 from hypothesis import given
 from hypothesis import strategies as st
-from stress import run_together
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
+from backends import Flaky, Outage
+from stress import run_together
 
 
 def filled(backend: Flaky) -> MetricsBuffer:
@@ -147,10 +148,8 @@ def test_threads_and_a_failing_backend_lose_nothing() -> None:
 
     def flush() -> None:
         for _ in range(3_000):
-            try:
+            with contextlib.suppress(Outage):
                 buffer.flush()
-            except Outage:
-                pass
 
     run_together(write, write, write, flush, flush)
     _timers, pending = buffer.snapshot()

@@ -9,9 +9,9 @@ import re
 from typing import Any
 
 import pytest
-from backends import Recorder
 
 from arroyo_metrics_buffer import MetricsBuffer
+from backends import Recorder
 
 
 class Raises:
@@ -95,9 +95,11 @@ def test_counters_arrive_as_int_and_timers_as_float() -> None:
 
     backend = Recorder()
     buffer = MetricsBuffer(backend, flush_interval=math.inf)
-    for i, delta in enumerate((True, 2, Index())):
+    deltas: list[Any] = [True, 2, Index()]
+    for i, delta in enumerate(deltas):
         buffer.incr_counter(f"c{i}", delta)
-    for i, duration in enumerate((True, 2, Index(), fractions.Fraction(1, 2), decimal.Decimal(1))):
+    durations: list[Any] = [True, 2, Index(), fractions.Fraction(1, 2), decimal.Decimal(1)]
+    for i, duration in enumerate(durations):
         buffer.incr_timing(f"t{i}", duration)
     buffer.flush()
     assert [type(call.value) for call in backend.calls] == [float] * 5 + [int] * 3

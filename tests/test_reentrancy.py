@@ -11,9 +11,9 @@ import threading
 from typing import Any
 
 import pytest
-from backends import Outage, Recorder
 
 from arroyo_metrics_buffer import MetricsBuffer
+from backends import Outage, Recorder
 
 
 def test_the_backend_may_call_any_method_of_the_buffer() -> None:

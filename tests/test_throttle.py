@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
-from backends import Recorder
-from stress import run_together
 
 from arroyo_metrics_buffer import MetricsBuffer
+from backends import Recorder
+from stress import run_together
 
 
 class Clock:
@@ -117,7 +117,7 @@ def test_of_many_threads_that_find_the_interval_passed_one_flushes(clock: Clock)
     for _ in range(200):
         buffer = CountsFlushes()
         clock.now += 2.0
-        run_together(*[lambda buffer=buffer: buffer.incr_counter("x", 1)] * 4)  # type: ignore[misc]
+        run_together(*[lambda buffer=buffer: buffer.incr_counter("x", 1)] * 4)
         assert len(buffer.flushes) == 1
 
 

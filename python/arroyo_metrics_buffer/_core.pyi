@@ -78,8 +78,10 @@ class MetricsBuffer:
         """
 
     def snapshot(self) -> tuple[dict[str, float], dict[str, int]]:
-        """What is pending, without flushing it: the timers and the counters, each a dict by name in
-        the order of first touch.
+        """Tell what is pending, without flushing it.
+
+        Returns:
+            The timers and the counters, each a dict by name in the order of first touch.
         """
 
     @property

@@ -199,21 +199,26 @@ def _status(target: _Target) -> TargetStatus:
 
 
 def _state(target: _Target) -> tuple[State, str]:
-    module = sys.modules.get(target.module)
-    current = getattr(module, target.attribute, None)
     if (disabled := _disabled) is not None:
         return "disabled", disabled
-    if current is target.replacement:
-        return "patched", f"arroyo uses {_qualified_name(target.replacement)}"
+    module = sys.modules.get(target.module)
     if module is None:
-        package = target.module.partition(".")[0]
-        if not _can_be_imported(package):
-            return "missing", f"{package} is not installed"
-        return "waiting", f"{target.module} is not imported yet"
+        return _state_before_import(target)
+    return _state_of(getattr(module, target.attribute, None), target)
+
+
+def _state_before_import(target: _Target) -> tuple[State, str]:
+    package = target.module.partition(".")[0]
+    if not _can_be_imported(package):
+        return "missing", f"{package} is not installed"
+    return "waiting", f"{target.module} is not imported yet"
+
+
+def _state_of(current: object, target: _Target) -> tuple[State, str]:
     if current is None:
         return "missing", f"{target.module} has no {target.attribute}"
     if isinstance(current, type) and issubclass(current, target.replacement):
-        return "patched", f"arroyo uses {_qualified_name(current)}, a subclass of the replacement"
+        return "patched", f"arroyo uses {current.__module__}.{current.__qualname__}"
     difference = _shape.difference(current, target.shape)
     if difference is None:
         return "waiting", f"{target.module} was imported anew, call install() to patch it"
@@ -238,9 +243,5 @@ def _report(target: _Target) -> None:
 def _can_be_imported(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except Exception:  # a loaded module without a spec, or whatever an import hook raises
+    except Exception:  # noqa: BLE001 - a module without a spec, whatever an import hook raises
         return package in sys.modules
-
-
-def _qualified_name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
