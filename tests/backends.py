@@ -35,7 +35,7 @@ class Recorder:
         """What arrived, by name."""
         sums: Counter[str] = Counter()
         for call in self.calls:
-            sums[call.name] += call.value
+            sums[call.name] += call.value  # type: ignore[assignment]
         return sums
 
 
