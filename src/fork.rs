@@ -1,4 +1,4 @@
-//! What a fork finds: every [`Lock`](crate::lock::Lock) taken and its contents whole.
+//! What a fork finds: every lock of [`Shared`](crate::lock::Shared) values taken and its contents whole.
 //!
 //! The handlers are `pthread_atfork`'s rather than `os.register_at_fork`'s: they also run for a
 //! server that forks from C and calls no Python before it. Nothing in them touches Python, so it
@@ -9,9 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
-
-use crate::lock::acquire;
+use crate::lock::{ArcMutexGuard, Mutex, MutexGuard};
 
 /// Contents of a lock, as the child of a fork inherits them.
 pub trait AtFork: Send + 'static {
@@ -47,24 +45,24 @@ trait Held: Send {
 
 impl<T: AtFork> Registered for Mutex<T> {
     fn hold(self: Arc<Self>) -> Box<dyn Held> {
-        Box::new(acquire(|| self.try_lock_arc()))
+        Box::new(self.lock_arc())
     }
 }
 
-impl<T: AtFork> Held for ArcMutexGuard<RawMutex, T> {
+impl<T: AtFork> Held for ArcMutexGuard<T> {
     fn after_fork_in_child(&mut self) {
         (**self).after_fork_in_child();
     }
 }
 
 pub(crate) fn register<T: AtFork>(mutex: &Arc<Mutex<T>>) {
-    acquire(|| REGISTRY.try_lock()).insert(address(mutex), mutex.clone());
+    REGISTRY.lock().insert(address(mutex), mutex.clone());
 }
 
 /// The caller keeps a reference of its own, so that the contents are dropped by it, later: here
 /// they would be dropped with the registry locked.
 pub(crate) fn unregister<T: AtFork>(mutex: &Arc<Mutex<T>>) {
-    acquire(|| REGISTRY.try_lock()).remove(&address(mutex));
+    REGISTRY.lock().remove(&address(mutex));
 }
 
 fn address<T>(mutex: &Arc<Mutex<T>>) -> usize {
@@ -82,18 +80,18 @@ struct Standstill {
 static STANDSTILL: Mutex<Option<Standstill>> = Mutex::new(None);
 
 fn before() {
-    let registry = acquire(|| REGISTRY.try_lock());
+    let registry = REGISTRY.lock();
     let locks = registry.values().map(|lock| lock.clone().hold()).collect();
-    *acquire(|| STANDSTILL.try_lock()) = Some(Standstill { locks, _registry: registry });
+    *STANDSTILL.lock() = Some(Standstill { locks, _registry: registry });
 }
 
 fn in_parent() {
-    drop(acquire(|| STANDSTILL.try_lock()).take());
+    drop(STANDSTILL.lock().take());
 }
 
 fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    let mut standstill = acquire(|| STANDSTILL.try_lock()).take();
+    let mut standstill = STANDSTILL.lock().take();
     for lock in standstill.iter_mut().flat_map(|held| &mut held.locks) {
         lock.after_fork_in_child();
     }
@@ -120,7 +118,7 @@ pub fn install_handlers() -> io::Result<()> {
     }
     static INSTALLED: Mutex<bool> = Mutex::new(false);
 
-    let mut installed = acquire(|| INSTALLED.try_lock());
+    let mut installed = INSTALLED.lock();
     if !*installed {
         // SAFETY: the handlers are plain functions that live as long as the process and unwind into
         // nothing: a panic in an `extern "C"` function aborts.

@@ -1,20 +1,21 @@
 //! The lock around everything that several threads share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::lock_api;
 
 use crate::fork::{self, AtFork};
 
-/// A mutex that never parks a waiter and that a fork leaves whole.
+/// A value that threads share, in a mutex that a fork leaves whole.
 ///
-/// What is done with it held takes nanoseconds and calls no Python: the holder never waits for the
+/// What is done with it locked takes nanoseconds and calls no Python: the holder never waits for the
 /// interpreter, so a thread that holds the interpreter may wait for the lock.
-pub struct Lock<T: AtFork>(Arc<Mutex<T>>);
+pub struct Shared<T: AtFork>(Arc<Mutex<T>>);
 
-impl<T: AtFork> Lock<T> {
-    /// A lock around `value`, taken before every fork from now until it is dropped.
+impl<T: AtFork> Shared<T> {
+    /// Shares `value`, whose lock every fork takes from now until this is dropped.
     pub fn new(value: T) -> Self {
         let mutex = Arc::new(Mutex::new(value));
         fork::register(&mutex);
@@ -25,27 +26,56 @@ impl<T: AtFork> Lock<T> {
     /// guard.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        acquire(|| self.0.try_lock())
+        self.0.lock()
     }
 }
 
-impl<T: AtFork> Drop for Lock<T> {
+impl<T: AtFork> Drop for Shared<T> {
     fn drop(&mut self) {
         fork::unregister(&self.0);
     }
 }
 
-/// Tries until it gets the lock, yielding the processor between tries.
+/// parking_lot's mutex, on a lock that never parks.
+pub type Mutex<T> = lock_api::Mutex<NeverParks, T>;
+/// What gives access to the value of a [`Mutex`].
+pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, NeverParks, T>;
+/// A guard that keeps its mutex alive.
+pub type ArcMutexGuard<T> = lock_api::ArcMutexGuard<NeverParks, T>;
+
+/// A lock whose waiters yield the processor until they get it.
 ///
-/// Not `Mutex::lock`: that parks waiters in a table of the whole process, whose own locks no
-/// at-fork handler can reach. A child forked while another thread held one of those hangs in its
-/// first contended unlock. Waits are as short as the sections, so parking would gain nothing.
-#[inline]
-pub(crate) fn acquire<G>(try_lock: impl Fn() -> Option<G>) -> G {
-    loop {
-        if let Some(guard) = try_lock() {
-            return guard;
+/// parking_lot's own lock parks them in a table of the whole process, whose locks no at-fork handler
+/// can reach: a child that is forked while another thread holds one of those hangs in its first
+/// contended unlock. Waits are as short as what is done under the lock, so parking would gain
+/// nothing; and without waiters to look for, unlocking is a plain store.
+pub struct NeverParks(AtomicBool);
+
+// SAFETY: `try_lock` returns true to one caller only until `unlock` is called, since `swap` returns
+// false once and then true; Acquire and Release make what was done under the lock visible to the
+// next holder.
+unsafe impl lock_api::RawMutex for NeverParks {
+    // The initial value of every mutex, not a shared one.
+    #[allow(clippy::declare_interior_mutable_const)]
+    const INIT: Self = Self(AtomicBool::new(false));
+
+    // A fork's handlers keep guards in a static. Nothing here depends on the thread that unlocks.
+    type GuardMarker = lock_api::GuardSend;
+
+    #[inline]
+    fn lock(&self) {
+        while !self.try_lock() {
+            thread::yield_now();
         }
-        thread::yield_now();
+    }
+
+    #[inline]
+    fn try_lock(&self) -> bool {
+        !self.0.swap(true, Ordering::Acquire)
+    }
+
+    #[inline]
+    unsafe fn unlock(&self) {
+        self.0.store(false, Ordering::Release);
     }
 }

@@ -16,7 +16,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use crate::arguments;
 use crate::clock::Clock;
 use crate::fork::AtFork;
-use crate::lock::Lock;
+use crate::lock::Shared;
 use crate::logging;
 use crate::pending::{self, Pending, Taken};
 use crate::settings;
@@ -53,9 +53,12 @@ const FLUSH_INTERVAL: f64 = 1.0;
 // Frozen: a class with `&mut self` methods raises "Already borrowed" when threads meet in it.
 #[pyclass(frozen, subclass, dict, weakref, module = "arroyo_metrics_buffer")]
 pub struct MetricsBuffer {
+    /// True. CPython 3.11 allocates an instance's `__dict__` before pyo3 writes the fields, and that
+    /// may set off the garbage collector, which then visits an object whose fields are all zero.
+    is_made: bool,
     // A field and not an entry of the instance's `__dict__`: while that has none, Python looks
     // methods up faster.
-    metrics: Lock<Backend>,
+    metrics: Shared<Backend>,
     /// Set by `__init__`; not by `__new__`, whose arguments may be those of a subclass.
     parts: OnceLock<Parts>,
 }
@@ -79,7 +82,8 @@ impl MetricsBuffer {
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self {
-            metrics: Lock::new(Backend(None)),
+            is_made: true,
+            metrics: Shared::new(Backend(None)),
             parts: OnceLock::new(),
         }
     }
@@ -236,6 +240,9 @@ impl MetricsBuffer {
     // Pending names are left out: a detached thread may take them between the collector's passes,
     // and an object that only one pass sees is freed while in use. Their lives end with a flush.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if !self.is_made {
+            return Ok(());
+        }
         if let Some(Parts { clock: Clock::Callable(clock), .. }) = self.parts.get() {
             visit.call(clock)?;
         }

@@ -3,10 +3,8 @@
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::MutexGuard;
-
 use crate::fork::{self, AtFork};
-use crate::lock::Lock;
+use crate::lock::{MutexGuard, Shared};
 use crate::sums::Sums;
 
 /// What a buffer accumulates between two flushes.
@@ -20,7 +18,7 @@ pub trait Contents: AtFork + Default {
 
 /// Contents that several threads add to, that any of them may take, and that it may put back.
 pub struct Pending<C: Contents> {
-    contents: Lock<C>,
+    contents: Shared<C>,
     throttle: Throttle,
 }
 
@@ -28,7 +26,7 @@ impl<C: Contents> Pending<C> {
     /// Empty contents, last flushed at `now`. Both in seconds.
     pub fn new(flush_interval: f64, now: f64) -> Self {
         Self {
-            contents: Lock::new(C::default()),
+            contents: Shared::new(C::default()),
             throttle: Throttle {
                 flush_interval,
                 last_flush: AtomicU64::new(now.to_bits()),
@@ -36,7 +34,7 @@ impl<C: Contents> Pending<C> {
         }
     }
 
-    /// The contents, to add to or to look at. See [`Lock::lock`] for what may be done meanwhile.
+    /// The contents, to add to or to look at. See [`Shared::lock`] for what may be done meanwhile.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, C> {
         self.contents.lock()

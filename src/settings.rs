@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use crate::arguments;
 use crate::fork::AtFork;
-use crate::lock::Lock;
+use crate::lock::Shared;
 
 /// Read when a buffer is made (the clock) and when a backend raises; never on the hot path.
 pub struct Settings {
@@ -15,8 +15,8 @@ pub struct Settings {
     log_backend_errors: bool,
 }
 
-static SETTINGS: LazyLock<Lock<Settings>> = LazyLock::new(|| {
-    Lock::new(Settings {
+static SETTINGS: LazyLock<Shared<Settings>> = LazyLock::new(|| {
+    Shared::new(Settings {
         clock: None,
         log_backend_errors: false,
     })
