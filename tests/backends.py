@@ -61,7 +61,7 @@ class Flaky(Recorder):
 
     def _refuse(self, name: str) -> None:
         if name in self.refused:
-            raise self.error
+            raise self.error.with_traceback(None)  # else each raise keeps its frames alive
 
 
 class Slow(Recorder):

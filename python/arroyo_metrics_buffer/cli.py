@@ -1,0 +1,103 @@
+"""The command line: what it takes, and the exit status it gives."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: The arguments, without the program's name. None stands for those of the process.
+
+    Returns:
+        The exit status: 0 if all is well, 1 if not, 2 if the command could not start, 130 after
+        Ctrl-C.
+    """
+    arguments = parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except KeyboardInterrupt:
+        return 130  # what a shell reports of a program that SIGINT has ended
+
+
+def parser() -> argparse.ArgumentParser:
+    program = argparse.ArgumentParser(
+        prog="python -m arroyo_metrics_buffer",
+        description="Thread-safe metrics buffers for sentry-arroyo.",
+    )
+    commands = program.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_demo(
+        commands.add_parser(
+            "demo",
+            help="a real consumer on Kafka, with more threads at its metrics buffer",
+            description="Copies messages from one Kafka topic to another with arroyo, while"
+            " threads write to and flush the processor's metrics buffer, and accounts for every"
+            " increment. Exit status: 0 if there was no error and nothing was lost, 1 if not, 130"
+            " after Ctrl-C.",
+        )
+    )
+    return program
+
+
+def add_demo(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(command=run_demo)
+    command.add_argument(
+        "--messages", type=count, default=50_000, help="how many to copy (%(default)s)"
+    )
+    command.add_argument(
+        "--threads", type=count, default=4, help="how many write and flush (%(default)s)"
+    )
+    command.add_argument(
+        "--seconds",
+        type=seconds,
+        default=120.0,
+        help="when to stop, whatever is left to copy (%(default)s)",
+    )
+    command.add_argument(
+        "--unpatched", action="store_true", help="use arroyo's own buffer, to see what it does"
+    )
+    command.add_argument(
+        "--bootstrap-servers",
+        metavar="HOST:PORT,...",
+        help="a Kafka cluster to use instead of librdkafka's mock cluster in this process",
+    )
+
+
+def count(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise ValueError
+    return value
+
+
+def seconds(text: str) -> float:
+    if not (value := float(text)) > 0:  # NaN is not
+        raise ValueError
+    return value
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    try:
+        # Imported here, because the command line has to start without arroyo too.
+        from .demo import demo  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("arroyo", "confluent_kafka"):
+            raise
+        sys.stderr.write(
+            f"The demo needs arroyo and confluent_kafka ({error}):"
+            " pip install 'arroyo-metrics-buffer[arroyo]'\n"
+        )
+        return 2
+    return demo(
+        messages=arguments.messages,
+        threads=arguments.threads,
+        seconds=arguments.seconds,
+        unpatched=arguments.unpatched,
+        bootstrap_servers=arguments.bootstrap_servers,
+    )

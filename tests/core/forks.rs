@@ -1,0 +1,271 @@
+//! Forks at any moment, from any thread.
+#![cfg(unix)]
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
+use std::panic::{self, AssertUnwindSafe};
+use std::process;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use arroyo_metrics_buffer::fork::{self, AtFork};
+use arroyo_metrics_buffer::pending::{self, Contents, Pending};
+
+type Totals = pending::Totals<&'static str>;
+
+/// For a child, its own children included.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Forks, and fails if `body` panics, crashes or hangs in the child.
+fn in_a_child(patience: Duration, body: impl FnOnce()) {
+    // SAFETY: the child is a copy of this thread alone. It runs `body` and ends there, so that
+    // neither the rest of the test nor the harness goes on twice.
+    let child = unsafe { libc::fork() };
+    match child {
+        -1 => panic!("fork: {}", io::Error::last_os_error()),
+        0 => {
+            let outcome = panic::catch_unwind(AssertUnwindSafe(body));
+            // The harness captures what a panic prints, and here that is the child's copy.
+            let complaint = outcome.as_ref().err().map(|error| message(error.as_ref()));
+            let _ = complaint.map(|complaint| writeln!(io::stderr(), "in a child: {complaint}"));
+            // SAFETY: it ends the process.
+            unsafe { libc::_exit(outcome.is_err().into()) }
+        }
+        child => assert_eq!(
+            wait(child, patience),
+            Some(0),
+            "status of the child, if it ended"
+        ),
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let literal = panic.downcast_ref::<&str>().copied();
+    literal
+        .or(panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic")
+}
+
+/// The child's status, or `None` if it had to be killed.
+fn wait(child: libc::pid_t, patience: Duration) -> Option<i32> {
+    let deadline = Instant::now() + patience;
+    let mut status = 0;
+    let mut hangs = false;
+    // SAFETY: `status` is there to be written to, and nobody else waits for this child.
+    while unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) } == 0 {
+        if Instant::now() > deadline {
+            hangs = true;
+            // SAFETY: nobody has waited for the child yet, so the number is still its own.
+            unsafe { libc::kill(child, libc::SIGKILL) };
+        }
+        thread::sleep(Duration::from_micros(50));
+    }
+    (!hangs).then_some(status)
+}
+
+/// A fork that never returns fails the test instead of hanging it.
+fn in_time(body: impl FnOnce() + Send + 'static) {
+    fork::install_handlers().expect("there is memory for the handlers");
+    let (done, outcome) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        body();
+        done.send(()).expect("it is waited for");
+    });
+    if let Err(RecvTimeoutError::Timeout) = outcome.recv_timeout(3 * PATIENCE) {
+        panic!("it hangs");
+    }
+    thread
+        .join()
+        .unwrap_or_else(|error| panic::resume_unwind(error));
+}
+
+/// A name that only the thread that made it may free. Any other is a thread that forks, or a child
+/// in the middle of `fork()`: there is no interpreter that it could free a Python object with.
+struct OwnersName(u32, ThreadId);
+
+impl OwnersName {
+    fn new() -> Self {
+        Self(process::id(), thread::current().id())
+    }
+}
+
+impl Drop for OwnersName {
+    fn drop(&mut self) {
+        assert_eq!((process::id(), thread::current().id()), (self.0, self.1));
+    }
+}
+
+/// Adds one and returns it.
+fn add(pending: &Pending<Totals>, name: &'static str) -> i128 {
+    let mut totals = pending.lock();
+    totals
+        .counters
+        .add(name.as_bytes(), name.as_ptr().addr(), || name, 1)
+        .expect("in range");
+    1
+}
+
+fn count(totals: &Totals) -> i128 {
+    totals.counters.iter().map(|(_, total)| total).sum()
+}
+
+/// Runs `body` in two new threads, which are started as Python starts its own: `std::thread` takes
+/// a lock in every thread that begins or ends, and a fork may leave that taken.
+fn in_two_threads(body: &(dyn Fn() + Sync)) {
+    extern "C" fn run(body: *mut c_void) -> *mut c_void {
+        // SAFETY: it points to the parameter below, which outlives this thread.
+        let body = unsafe { *body.cast::<&(dyn Fn() + Sync)>() };
+        body();
+        ptr::null_mut()
+    }
+    let threads = [(); 2].map(|()| {
+        let argument = (&raw const body).cast_mut().cast();
+        let mut thread = MaybeUninit::uninit();
+        // SAFETY: `run` gets what it expects, and can't unwind: a panic in it aborts.
+        let errno =
+            unsafe { libc::pthread_create(thread.as_mut_ptr(), ptr::null(), run, argument) };
+        assert_eq!(errno, 0, "pthread_create");
+        // SAFETY: the thread was started.
+        unsafe { thread.assume_init() }
+    });
+    for thread in threads {
+        // SAFETY: nobody else joins it.
+        unsafe { libc::pthread_join(thread, ptr::null_mut()) };
+    }
+}
+
+/// What a child may expect of every buffer that its parent had.
+fn starts_empty_and_works(buffers: &[Pending<Totals>]) {
+    for buffer in buffers {
+        assert!(buffer.lock().is_empty());
+        in_two_threads(&|| {
+            add(buffer, "child");
+        });
+        assert_eq!(count(&buffer.lock()), 2);
+    }
+    let own = Pending::new(1.0, 0.0);
+    add(&own, "child");
+    assert_eq!(count(&own.take().contents), 1);
+}
+
+#[test]
+fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing() {
+    const FORKS: i128 = 200;
+    in_time(|| {
+        let buffers = [(); 3].map(|()| Pending::<Totals>::new(1.0, 0.0));
+        let stop = AtomicBool::new(false);
+        let until_stopped = |step: &dyn Fn() -> i128| {
+            let mut sum = 0;
+            while !stop.load(Ordering::Relaxed) {
+                sum += step();
+            }
+            sum
+        };
+        let adding = || until_stopped(&|| buffers.iter().map(|buffer| add(buffer, "parent")).sum());
+        let taken = |buffer: &Pending<Totals>| count(&buffer.take().contents);
+        let sending = || until_stopped(&|| buffers.iter().map(taken).sum());
+        let making_buffers = || {
+            until_stopped(&|| {
+                let buffer = Pending::<pending::Totals<_>>::new(1.0, 0.0);
+                let added = buffer.lock().timers.add(b"timer", 0, OwnersName::new, 1.0);
+                added.map_or(1, |()| 0)
+            })
+        };
+        let forking = || {
+            let generation = fork::generation();
+            for _ in 0..FORKS {
+                let taken = buffers[0].take();
+                in_a_child(PATIENCE, || {
+                    assert_eq!(fork::generation(), generation + 1);
+                    assert!(taken.is_the_parents());
+                    starts_empty_and_works(&buffers);
+                    in_a_child(PATIENCE / 2, || {
+                        assert_eq!(fork::generation(), generation + 2);
+                        starts_empty_and_works(&buffers);
+                    });
+                    assert_eq!(count(&buffers[0].take().contents), 2);
+                });
+                assert_eq!(fork::generation(), generation);
+                assert!(!taken.is_the_parents());
+                buffers[0].put_back(taken.contents);
+            }
+        };
+        let (made, sent) = thread::scope(|scope| {
+            let adders = [(); 2].map(|()| scope.spawn(adding));
+            let sender = scope.spawn(sending);
+            scope.spawn(making_buffers);
+            let forkers = [(); 2]
+                .map(|()| scope.spawn(forking))
+                .map(thread::ScopedJoinHandle::join);
+            // Before a fork's failure is passed on: it would leave the others running.
+            stop.store(true, Ordering::Relaxed);
+            forkers.into_iter().for_each(Result::unwrap);
+            let made = adders
+                .map(|adder| adder.join().unwrap())
+                .iter()
+                .sum::<i128>();
+            (made, sender.join().unwrap())
+        });
+        let pending = buffers.iter().map(taken).sum::<i128>();
+        assert_eq!(sent + pending, made);
+    });
+}
+
+#[test]
+fn a_child_frees_no_name_of_its_parent() {
+    in_time(|| {
+        let pending = Pending::<pending::Totals<_>>::new(1.0, 0.0);
+        pending
+            .lock()
+            .timers
+            .add(b"timer", 0, OwnersName::new, 1.0)
+            .expect("timers have no range");
+        pending
+            .lock()
+            .counters
+            .add(b"counter", 0, OwnersName::new, 1)
+            .expect("in range");
+        in_a_child(PATIENCE, || assert!(pending.lock().is_empty()));
+        assert_eq!(pending.lock().len(), 2);
+    });
+}
+
+/// Contents that leave `AtFork` as it is.
+#[derive(Default)]
+struct Inherited(u32);
+
+impl AtFork for Inherited {}
+
+impl Contents for Inherited {
+    type Leftover = ();
+
+    fn merge(&mut self, newer: Self) {
+        self.0 += newer.0;
+    }
+}
+
+#[test]
+fn a_child_inherits_contents_that_do_not_empty_themselves() {
+    in_time(|| {
+        let pending = Pending::<Inherited>::new(1.0, 0.0);
+        pending.lock().0 = 7;
+        in_a_child(PATIENCE, || assert_eq!(pending.lock().0, 7));
+        assert_eq!(pending.lock().0, 7);
+    });
+}
+
+#[test]
+fn a_buffer_that_is_dropped_is_not_kept_for_forks_to_come() {
+    let name = Arc::new(());
+    let pending = Pending::<pending::Totals<_>>::new(1.0, 0.0);
+    let added = pending.lock().counters.add(b"name", 0, || name.clone(), 1);
+    added.expect("in range");
+    drop(pending);
+    assert_eq!(Arc::strong_count(&name), 1);
+}

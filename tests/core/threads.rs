@@ -1,0 +1,254 @@
+//! Several threads in one buffer at the same time.
+
+use std::collections::BTreeMap;
+use std::iter;
+use std::panic;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Barrier, Weak};
+use std::thread;
+use std::time::Duration;
+
+use arroyo_metrics_buffer::pending::{self, Pending};
+use arroyo_metrics_buffer::sums::{Sums, Total};
+
+type Totals = pending::Totals<&'static str>;
+
+/// More than are looked for by identity, so that some go by their text.
+const TIMERS: [&str; 10] = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t9"];
+const COUNTERS: [&str; 10] = ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8", "c9"];
+
+/// What was made of each metric, or what was sent of it.
+type Account = BTreeMap<&'static str, i128>;
+
+fn enter(account: &mut Account, entries: impl IntoIterator<Item = (&'static str, i128)>) {
+    for (name, total) in entries {
+        *account.entry(name).or_default() += total;
+    }
+}
+
+fn sum(accounts: impl IntoIterator<Item = Account>) -> Account {
+    accounts
+        .into_iter()
+        .fold(Account::new(), |mut sum, account| {
+            enter(&mut sum, account);
+            sum
+        })
+}
+
+/// In the order of sending.
+fn entries(totals: &Totals) -> Vec<(&'static str, i128)> {
+    #[expect(clippy::cast_possible_truncation, reason = "whole seconds, and few")]
+    let timers = totals
+        .timers
+        .iter()
+        .map(|(name, total)| (*name, total as i128));
+    timers
+        .chain(totals.counters.iter().map(|(name, total)| (*name, total)))
+        .collect()
+}
+
+/// Adds to every metric in turn and returns what it made.
+fn add(pending: &Pending<Totals>, turns: i32) -> Account {
+    let mut made = Account::new();
+    for turn in 0..turns {
+        for (timer, counter) in TIMERS.into_iter().zip(COUNTERS) {
+            let (seconds, count) = (f64::from(turn), i128::from(7 - turn));
+            add_to(pending, timer, seconds, |totals| &mut totals.timers);
+            add_to(pending, counter, count, |totals| &mut totals.counters);
+            enter(&mut made, [(timer, turn.into()), (counter, count)]);
+        }
+    }
+    made
+}
+
+/// As the Python class does it: the lock is taken anew to go by the text.
+fn add_to<V: Total>(
+    pending: &Pending<Totals>,
+    name: &'static str,
+    delta: V,
+    sums: impl Fn(&mut Totals) -> &mut Sums<&'static str, V>,
+) {
+    let address = name.as_ptr().addr();
+    let known = sums(&mut pending.lock())
+        .add_known(address, delta)
+        .expect("in range");
+    if !known {
+        let text = name.as_bytes();
+        sums(&mut pending.lock())
+            .add(text, address, || name, delta)
+            .expect("in range");
+    }
+}
+
+/// Flushes until told to stop and returns what the backend got. That accepts everything, or fails
+/// at one entry after the other.
+fn flush(pending: &Pending<Totals>, backend_fails: bool, stop: &AtomicBool) -> Account {
+    let mut sent = Account::new();
+    let mut flushes = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let mut taken = pending.take();
+        let entries = entries(&taken.contents);
+        if backend_fails {
+            flushes += 1;
+            let accepted = flushes % (entries.len() + 1);
+            enter(&mut sent, entries.into_iter().take(accepted));
+            taken.contents.forget_first(accepted);
+            pending.put_back(taken.contents);
+        } else {
+            enter(&mut sent, entries);
+        }
+    }
+    sent
+}
+
+/// A lock that is never released fails the test instead of hanging it.
+fn in_time(body: impl FnOnce() + Send + 'static) {
+    let (done, outcome) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        body();
+        done.send(()).expect("it is waited for");
+    });
+    if let Err(RecvTimeoutError::Timeout) = outcome.recv_timeout(Duration::from_secs(20)) {
+        panic!("it hangs");
+    }
+    thread
+        .join()
+        .unwrap_or_else(|error| panic::resume_unwind(error));
+}
+
+#[test]
+fn whatever_threads_add_send_and_put_back_is_sent_once() {
+    in_time(|| {
+        for _round in 0..5 {
+            let pending = Pending::<Totals>::new(1.0, 0.0);
+            let stop = AtomicBool::new(false);
+            let (made, sent) = thread::scope(|scope| {
+                let adders = [(); 3].map(|()| scope.spawn(|| add(&pending, 500)));
+                let flushers = [true, true, false].map(|backend_fails| {
+                    let (pending, stop) = (&pending, &stop);
+                    scope.spawn(move || flush(pending, backend_fails, stop))
+                });
+                // Before anyone's panic is passed on: it would leave the flushers running.
+                let made = adders.map(thread::ScopedJoinHandle::join);
+                stop.store(true, Ordering::Relaxed);
+                let sent = flushers.map(thread::ScopedJoinHandle::join);
+                (made.map(Result::unwrap), sent.map(Result::unwrap))
+            });
+            let mut sent = sum(sent);
+            enter(&mut sent, entries(&pending.take().contents));
+            assert_eq!(sent, sum(made));
+        }
+    });
+}
+
+#[test]
+fn of_many_threads_that_ask_at_the_same_time_one_is_told_to_flush() {
+    const THREADS: usize = 8;
+    in_time(|| {
+        let pending = Pending::<Totals>::new(1.0, 0.0);
+        let barrier = Barrier::new(THREADS);
+        for now in [2.0, 4.0, 6.0, 8.0] {
+            let told = AtomicU32::new(0);
+            thread::scope(|scope| {
+                for _ in 0..THREADS {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        if pending.throttle().is_due(now) {
+                            told.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+            });
+            assert_eq!(told.into_inner(), 1, "threads told to flush at {now}");
+        }
+    });
+}
+
+/// The same at full speed, where threads meet between looking at the time and telling the others.
+#[test]
+fn threads_that_race_are_told_to_flush_more_than_an_interval_apart() {
+    const ASKS: u32 = 1_000_000;
+    in_time(|| {
+        let pending = Pending::<Totals>::new(1.0, 0.0);
+        let clock = AtomicU32::new(0);
+        let ask = || {
+            let tick = || Some(clock.fetch_add(1, Ordering::Relaxed)).filter(|now| *now < ASKS);
+            let told = |now: &u32| pending.throttle().is_due(f64::from(*now));
+            iter::from_fn(tick).filter(told).collect::<Vec<_>>()
+        };
+        let mut told = thread::scope(|scope| {
+            let threads = [(); 4].map(|()| scope.spawn(ask));
+            threads.map(|thread| thread.join().unwrap()).concat()
+        });
+        told.sort_unstable();
+        assert!(told.len() > 1);
+        for flushes in told.windows(2) {
+            assert!(flushes[1] - flushes[0] > 1, "told to flush at {flushes:?}");
+        }
+    });
+}
+
+/// A name that calls the buffer it was in when it is freed, as the `__del__` of a `str` may.
+struct CallsBack(Weak<Pending<pending::Totals<CallsBack>>>);
+
+impl Drop for CallsBack {
+    fn drop(&mut self) {
+        if let Some(pending) = self.0.upgrade() {
+            add_calling_back(&pending, "freed");
+            // Makes a buffer too, and so comes to the registry of all of them.
+            drop(Pending::<Totals>::new(1.0, 0.0));
+        }
+    }
+}
+
+fn add_calling_back(pending: &Arc<Pending<pending::Totals<CallsBack>>>, name: &str) {
+    let new_name = || CallsBack(Arc::downgrade(pending));
+    pending
+        .lock()
+        .counters
+        .add(name.as_bytes(), 0, new_name, 1)
+        .expect("in range");
+}
+
+#[test]
+fn a_name_that_is_freed_may_call_the_buffer_it_was_in() {
+    in_time(|| {
+        let pending = Arc::new(Pending::new(1.0, 0.0));
+        add_calling_back(&pending, "sent");
+        add_calling_back(&pending, "twice");
+        let mut taken = pending.take();
+        add_calling_back(&pending, "twice");
+        taken.contents.forget_first(1);
+        let twice = pending.put_back(taken.contents);
+        assert_eq!(twice.len(), 1);
+        drop(twice);
+        let counts = |pending: &Pending<pending::Totals<CallsBack>>| {
+            pending
+                .lock()
+                .counters
+                .iter()
+                .map(|(_, total)| total)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(counts(&pending), [2, 2], "twice, and freed");
+        drop(pending.take());
+        assert_eq!(counts(&pending), [2], "freed");
+    });
+}
+
+#[test]
+fn a_name_that_is_freed_with_its_buffer_may_use_others() {
+    in_time(|| {
+        let other = Arc::new(Pending::new(1.0, 0.0));
+        let buffer = Pending::<pending::Totals<CallsBack>>::new(1.0, 0.0);
+        let name = CallsBack(Arc::downgrade(&other));
+        buffer
+            .lock()
+            .counters
+            .add(b"name", 0, || name, 1)
+            .expect("in range");
+        drop(buffer);
+        assert_eq!(other.lock().len(), 1);
+    });
+}

@@ -1,0 +1,480 @@
+"""C8: a fork at any moment leaves a child that starts empty and a parent that lost nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import itertools
+import math
+import multiprocessing
+import operator
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import NoReturn
+
+import pytest
+
+import arroyo_metrics_buffer
+from arroyo_metrics_buffer import MetricsBuffer
+from backends import Call, Outage, Recorder, Slow
+from stress import run_together
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()"),
+    # CPython 3.12 and later warn of what is tested here.
+    pytest.mark.filterwarnings(
+        "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
+    ),
+    pytest.mark.usefixtures("tiny_switch_interval"),
+]
+
+DEADLINE = 30.0  # seconds for a child, which needs milliseconds
+UNIT = 2.0**-10  # seconds; multiples of it add up exactly in any order
+
+
+def exit_after(job: Callable[[], object]) -> NoReturn:
+    """Do a child's job and end the child, with 0 if nothing was raised."""
+    try:
+        job()
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 - nothing may reach the test runner, which is the parent's
+        os.write(2, traceback.format_exc().encode())
+        os._exit(1)
+
+
+def fork(job: Callable[[], object], fork: Callable[[], int] | None = None) -> int:
+    pid = (fork or os.fork)()
+    return pid or exit_after(job)
+
+
+def wait(pid: int, deadline: float = DEADLINE, kill: Callable[[int, int], None] = os.kill) -> None:
+    """Wait for a child that has to exit with 0."""
+    end = time.monotonic() + deadline
+    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > end:
+            kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            pytest.fail("a child hangs")
+        time.sleep(0.0005)
+    assert os.waitstatus_to_exitcode(ended[1]) == 0, "a child failed, see its stderr"
+
+
+def in_a_child(test: Callable[[], None]) -> Callable[[], None]:
+    """Run a test in a process of its own, killed with all its children should it hang.
+
+    A fork that hangs stops every thread of Python, a watchdog's as well.
+    """
+
+    def job() -> None:
+        os.setpgid(0, 0)
+        test()
+
+    @functools.wraps(test)
+    def run() -> None:
+        wait(fork(job), 2 * DEADLINE, os.killpg)
+
+    return run
+
+
+class Values:
+    """Keeps the values alone: a record of each call would soon make a heap that is slow to fork."""
+
+    def __init__(self) -> None:
+        self.values: defaultdict[str, list[float]] = defaultdict(list)
+
+    def timing(self, name: str, value: float) -> None:
+        self.values[name].append(value)
+
+    increment = timing
+
+    def sums(self) -> dict[str, float]:
+        return {name: sum(values) for name, values in self.values.items()}
+
+
+def rounds(count: int = 150, seconds: float = 2.5) -> Iterator[int]:
+    """So many, or as many as there is time for where forks are slow."""
+    end = time.monotonic() + seconds
+    return itertools.takewhile(lambda i: i < 10 or time.monotonic() < end, range(count))
+
+
+@contextmanager
+def load(*buffers: MetricsBuffer) -> Iterator[None]:
+    """Write to the buffers and flush them meanwhile, from several threads; then check accounts."""
+    stop = threading.Event()
+    made: list[int] = []
+
+    def write() -> None:
+        calls = 0
+        while not stop.is_set():
+            for buffer in buffers:
+                buffer.incr_counter("count", 1)
+                buffer.incr_timing("time", UNIT)
+            calls += 1
+        made.append(calls)
+
+    def flush() -> None:
+        while not stop.is_set():
+            for buffer in buffers:
+                buffer.flush()
+
+    jobs = [write, write, write, flush, flush]
+    threads = [threading.Thread(target=job, daemon=True) for job in jobs]
+    for thread in threads:
+        thread.start()
+    yield
+    stop.set()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert len(made) == jobs.count(write)
+    for buffer in buffers:
+        buffer.flush()
+        assert buffer.metrics.sums() == {"count": sum(made), "time": UNIT * sum(made)}
+
+
+def check_child(*buffers: MetricsBuffer) -> None:
+    """The buffers are empty and work, for several threads too."""
+    for buffer in buffers:
+        assert buffer.snapshot() == ({}, {})
+        buffer.metrics = backend = Recorder()
+
+        def work(buffer: MetricsBuffer = buffer) -> None:
+            for _ in range(10):
+                buffer.incr_counter("count", 1)
+                buffer.incr_timing("time", UNIT)
+                buffer.flush()
+
+        work()
+        run_together(work, work)
+        assert backend.sums() == {"count": 30, "time": 30 * UNIT}
+        assert buffer.snapshot() == ({}, {})
+
+
+def made_with_pending(backend: Recorder) -> MetricsBuffer:
+    buffer = MetricsBuffer(backend, flush_interval=math.inf)
+    buffer.incr_timing("time", 0.5)
+    buffer.incr_counter("a", 1)
+    buffer.incr_counter("b", 2)
+    return buffer
+
+
+PENDING = [("timing", "time", 0.5), ("increment", "a", 1), ("increment", "b", 2)]
+
+
+def test_the_child_starts_empty_and_the_parent_reports_what_was_pending_once() -> None:
+    buffer = made_with_pending(Recorder())
+    wait(fork(lambda: check_child(buffer)))
+    buffer.flush()
+    buffer.flush()
+    assert buffer.metrics.calls == PENDING
+
+
+def test_every_buffer_of_the_process_is_empty_in_the_child() -> None:
+    class Subclass(MetricsBuffer):
+        pass
+
+    buffers = [made_with_pending(Recorder()) for _ in range(100)]
+    del buffers[::3]
+    buffers.append(Subclass(Recorder(), flush_interval=math.inf))
+    buffers[-1].incr_counter("a", 1)
+    wait(fork(lambda: check_child(*buffers)))
+    for buffer in buffers[:-1]:
+        buffer.flush()
+        assert buffer.metrics.calls == PENDING
+    assert buffers[-1].snapshot() == ({}, {"a": 1})
+
+
+def test_what_a_child_leaves_pending_is_not_the_business_of_its_own_child() -> None:
+    buffer = made_with_pending(Recorder())
+
+    def child() -> None:
+        buffer.incr_counter("child's", 1)
+        wait(fork(lambda: check_child(buffer)))
+        buffer.flush()
+        assert buffer.metrics.calls == [("increment", "child's", 1)]
+
+    wait(fork(child))
+    buffer.flush()
+    assert buffer.metrics.calls == PENDING
+
+
+def test_a_thread_may_fork() -> None:
+    buffer = made_with_pending(Recorder())
+    run_together(lambda: wait(fork(lambda: check_child(buffer))))
+    buffer.flush()
+    assert buffer.metrics.calls == PENDING
+
+
+def test_pending_names_of_a_subclass_of_str_stay_good_in_both() -> None:
+    class Name(str):
+        __slots__ = ()
+
+    names = [Name(f"name {i}") for i in range(20)]
+    backend = Recorder()
+    buffer = MetricsBuffer(backend, flush_interval=math.inf)
+
+    def add_and_flush() -> None:
+        for name in names:
+            buffer.incr_counter(name, 1)
+        buffer.flush()
+        assert [call.name for call in backend.calls] == names
+        assert all(call.name is name for call, name in zip(backend.calls, names, strict=True))
+
+    def child() -> None:
+        add_and_flush()
+        backend.calls.clear()
+        names.clear()
+        gc.collect()
+        check_child(buffer)
+
+    for name in names:
+        buffer.incr_counter(name, 1)
+    wait(fork(child))
+    add_and_flush()
+    assert {call.value for call in backend.calls} == {2}
+
+
+def test_a_child_flushes_when_it_is_due() -> None:
+    now = 0.0
+    backend = Recorder()
+    buffer = MetricsBuffer(backend, flush_interval=1, clock=lambda: now)
+    buffer.incr_counter("parent's", 1)
+
+    def child() -> None:
+        nonlocal now
+        buffer.incr_counter("child's", 1)
+        assert backend.calls == []
+        now = 2.0
+        buffer.incr_counter("child's", 1)
+        assert backend.calls == [("increment", "child's", 2)]
+
+    wait(fork(child))
+    assert buffer.snapshot() == ({}, {"parent's": 1})
+
+
+@in_a_child
+def test_hooks_that_run_at_fork_may_call_in() -> None:
+    buffer = made_with_pending(Recorder())
+
+    def report(name: str) -> None:
+        buffer.incr_counter(name, 1)
+        buffer.flush()
+
+    os.register_at_fork(
+        before=lambda: report("before"),
+        after_in_parent=lambda: report("parent"),
+        after_in_child=lambda: report("child"),
+    )
+
+    def child() -> None:
+        assert buffer.metrics.calls == [*PENDING, *once("before", "child")]
+
+    wait(fork(child))
+    assert buffer.metrics.calls == [*PENDING, *once("before", "parent")]
+
+
+def once(*names: str) -> list[Call]:
+    return [Call("increment", name, 1) for name in names]
+
+
+@pytest.mark.parametrize("error", [None, Outage("in the child"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("where", ["time", "a", "b"])
+def test_a_backend_may_fork_and_the_rest_is_its_parents_to_send(
+    where: str, error: BaseException | None
+) -> None:
+    class Forks(Recorder):
+        pid = -1
+
+        def timing(self, name: str, value: float) -> None:
+            self.fork_at(name)
+            super().timing(name, value)
+
+        def increment(self, name: str, value: int) -> None:
+            self.fork_at(name)
+            super().increment(name, value)
+
+        def fork_at(self, name: str) -> None:
+            if name == where:
+                self.pid = os.fork()
+                if self.pid == 0 and error:
+                    raise error
+
+    @in_a_child
+    def scenario() -> None:
+        backend = Forks()
+        buffer = made_with_pending(backend)
+        try:
+            buffer.flush()
+            raised = None
+        except (Outage, KeyboardInterrupt) as outcome:
+            raised = outcome
+        assert raised is (error if backend.pid == 0 else None)
+        sent = next(i for i, call in enumerate(PENDING) if call[1] == where)
+        if backend.pid == 0:
+            # The one entry that the backend was called with, if it went on.
+            assert backend.calls == PENDING[: sent if error else sent + 1]
+            check_child(buffer)
+            return
+        wait(backend.pid)
+        buffer.flush()
+        assert backend.calls == PENDING
+
+    scenario()
+
+
+def test_what_another_thread_is_sending_is_the_parents() -> None:
+    backend = Slow()
+    buffer = made_with_pending(backend)
+    flusher = threading.Thread(target=buffer.flush, daemon=True)
+    flusher.start()
+    assert backend.entered.wait(DEADLINE)
+    buffer.incr_counter("meanwhile", 1)
+    wait(fork(lambda: check_child(buffer)))
+    backend.released.set()
+    flusher.join(DEADLINE)
+    buffer.flush()
+    assert backend.calls == [*PENDING, *once("meanwhile")]
+
+
+@in_a_child
+def test_forks_under_load_keep_every_account_exact() -> None:
+    buffers = [MetricsBuffer(Values(), flush_interval=0.001) for _ in range(3)]
+
+    def child() -> None:
+        check_child(*buffers)
+        wait(fork(lambda: check_child(*buffers)))
+
+    with load(*buffers):
+        for _ in rounds():
+            wait(fork(child))
+
+
+@in_a_child
+def test_several_threads_may_fork_at_once() -> None:
+    buffers = [MetricsBuffer(Values(), flush_interval=math.inf) for _ in range(3)]
+
+    def fork_often() -> None:
+        for _ in rounds():
+            wait(fork(lambda: check_child(*buffers)))
+
+    with load(*buffers):
+        run_together(fork_often, fork_often, fork_often)
+
+
+@in_a_child
+def test_buffers_may_be_made_and_dropped_during_forks() -> None:
+    stop = threading.Event()
+
+    def make_and_drop() -> None:
+        while not stop.is_set():
+            made_with_pending(Recorder())
+
+    def fork_often() -> None:
+        for _ in rounds():
+            wait(fork(lambda: check_child(made(), made())))
+        stop.set()
+
+    def made() -> MetricsBuffer:
+        return MetricsBuffer(Recorder(), flush_interval=math.inf)
+
+    run_together(fork_often, make_and_drop, make_and_drop)
+
+
+@in_a_child
+def test_a_child_may_install_while_its_parent_is_installing() -> None:
+    stop = threading.Event()
+
+    def install() -> None:
+        while not stop.is_set():
+            arroyo_metrics_buffer.install(on_backend_error="log")
+
+    def child() -> None:
+        arroyo_metrics_buffer.install()
+        assert {target.state for target in arroyo_metrics_buffer.status().targets} == {"patched"}
+
+    def fork_often() -> None:
+        for _ in rounds():
+            wait(fork(child))
+        stop.set()
+
+    run_together(fork_often, install, install)
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="Python aborts if PyOS_BeforeFork() was not called"
+)
+@in_a_child
+def test_a_server_may_fork_from_c_without_a_hook_of_python_before() -> None:
+    buffers = [MetricsBuffer(Values(), flush_interval=math.inf) for _ in range(3)]
+    after_fork_in_child = ctypes.pythonapi.PyOS_AfterFork_Child
+    after_fork_in_child.restype = None
+    calls = ctypes.PyDLL(None).fork, after_fork_in_child
+
+    def fork_as_uwsgi_does() -> int:
+        # The child must not execute a bytecode between the two, it could be told to let a thread
+        # run that it doesn't have. So iterators call; a pid ends this before the second call.
+        return next(filter(None, map(operator.call, calls)), 0)
+
+    with load(*buffers):
+        for _ in rounds():
+            wait(fork(lambda: check_child(*buffers), fork_as_uwsgi_does))
+
+
+@in_a_child
+def test_a_thread_that_let_the_interpreter_go_may_fork() -> None:
+    # The locks' holders are other threads, which have the interpreter. The child lacks them, so it
+    # can't run Python. Others call exec(); here it is killed.
+    buffers = [MetricsBuffer(Values(), flush_interval=math.inf) for _ in range(3)]
+    fork_detached = ctypes.CDLL(None).fork
+    with load(*buffers):
+        for _ in rounds():
+            pid = fork(lambda: None, fork_detached)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+@in_a_child
+def test_subprocesses_may_be_started_under_load() -> None:
+    buffers = [MetricsBuffer(Values(), flush_interval=math.inf) for _ in range(3)]
+    with load(*buffers):
+        for preexec in (None, lambda: check_child(*buffers)):
+            for _ in rounds(20, 1):
+                subprocess.run(["true"], check=True, timeout=DEADLINE, preexec_fn=preexec)  # noqa: S607
+
+
+def report(connection: Connection, buffer: MetricsBuffer | None = None) -> None:
+    """What a process of multiprocessing does, with a buffer that it inherits or its own."""
+    buffer = buffer or MetricsBuffer(Recorder(), flush_interval=math.inf)
+    check_child(buffer)
+    connection.send(buffer.metrics.sums())
+
+
+@pytest.mark.parametrize(
+    ("method", "inherits"), [("fork", True), ("fork", False), ("spawn", False)]
+)
+def test_processes_of_multiprocessing_keep_their_own_accounts(
+    method: str, *, inherits: bool
+) -> None:
+    context = multiprocessing.get_context(method)
+    buffer = made_with_pending(Recorder())
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(  # type: ignore[attr-defined]
+        target=report, args=(sender, *([buffer] if inherits else []))
+    )
+    process.start()
+    assert receiver.poll(DEADLINE)
+    assert receiver.recv() == {"count": 30, "time": 30 * UNIT}
+    process.join(DEADLINE)
+    assert process.exitcode == 0
+    process.close()
+    buffer.flush()
+    assert buffer.metrics.calls == PENDING
