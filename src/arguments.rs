@@ -16,17 +16,13 @@ pub fn string<'a, 'py>(
 /// An integer of 64 bits: an `int`, or anything with `__index__`.
 #[inline]
 pub fn integer(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<i64> {
-    value
-        .extract()
-        .map_err(|error| not_an_integer(parameter, value, error))
+    value.extract().map_err(|error| not_an_integer(parameter, value, error))
 }
 
 /// A number: a `float`, or anything with `__float__` or `__index__`.
 #[inline]
 pub fn float(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
-    value
-        .extract()
-        .map_err(|error| not_a_number(parameter, value, error))
+    value.extract().map_err(|error| not_a_number(parameter, value, error))
 }
 
 /// Anything that can be called.

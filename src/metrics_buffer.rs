@@ -81,11 +81,7 @@ impl MetricsBuffer {
         text_signature = "(metrics=None, *, flush_interval=None, clock=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self {
-            is_made: true,
-            metrics: Shared::new(Backend(None)),
-            parts: OnceLock::new(),
-        }
+        Self { is_made: true, metrics: Shared::new(Backend(None)), parts: OnceLock::new() }
     }
 
     #[pyo3(signature = (metrics=None, *, flush_interval=None, clock=None))]
@@ -196,10 +192,7 @@ impl MetricsBuffer {
     ///
     /// Returns:
     ///     The timers and the counters, each a dict by name in the order of first touch.
-    fn snapshot<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
         let totals = self.parts()?.pending.lock();
         let timers = copy(py, &totals.timers);
         let counters = copy(py, &totals.counters);
@@ -303,11 +296,7 @@ impl Parts {
     #[inline]
     fn flush_if_due(&self, buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
         let now = self.clock.now(buffer.py())?;
-        if self.pending.throttle().is_due(now) {
-            flush_through_python(buffer)
-        } else {
-            Ok(())
-        }
+        if self.pending.throttle().is_due(now) { flush_through_python(buffer) } else { Ok(()) }
     }
 
     fn put_back(&self, mut taken: Taken<Totals>, sent: usize) {
@@ -368,9 +357,7 @@ fn text<'a>(name: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
 }
 
 fn copy<V: Total>(py: Python<'_>, sums: &Sums<Name, V>) -> Vec<(Name, V)> {
-    sums.iter()
-        .map(|(name, total)| (name.clone_ref(py), total))
-        .collect()
+    sums.iter().map(|(name, total)| (name.clone_ref(py), total)).collect()
 }
 
 fn dict<'py, V: IntoPyObject<'py>>(

@@ -27,10 +27,7 @@ impl<C: Contents> Pending<C> {
     pub fn new(flush_interval: f64, now: f64) -> Self {
         Self {
             contents: Shared::new(C::default()),
-            throttle: Throttle {
-                flush_interval,
-                last_flush: AtomicU64::new(now.to_bits()),
-            },
+            throttle: Throttle { flush_interval, last_flush: AtomicU64::new(now.to_bits()) },
         }
     }
 
@@ -48,10 +45,7 @@ impl<C: Contents> Pending<C> {
 
     /// Takes all there is, which from now on is the caller's to send or to put back.
     pub fn take(&self) -> Taken<C> {
-        Taken {
-            contents: mem::take(&mut *self.lock()),
-            generation: fork::generation(),
-        }
+        Taken { contents: mem::take(&mut *self.lock()), generation: fork::generation() }
     }
 
     /// Puts back what could not be sent, before what has come since.
@@ -116,10 +110,7 @@ pub struct Totals<N> {
 
 impl<N> Default for Totals<N> {
     fn default() -> Self {
-        Self {
-            timers: Sums::default(),
-            counters: Sums::default(),
-        }
+        Self { timers: Sums::default(), counters: Sums::default() }
     }
 }
 

@@ -15,12 +15,8 @@ pub struct Settings {
     log_backend_errors: bool,
 }
 
-static SETTINGS: LazyLock<Shared<Settings>> = LazyLock::new(|| {
-    Shared::new(Settings {
-        clock: None,
-        log_backend_errors: false,
-    })
-});
+static SETTINGS: LazyLock<Shared<Settings>> =
+    LazyLock::new(|| Shared::new(Settings { clock: None, log_backend_errors: false }));
 
 impl AtFork for Settings {}
 

@@ -56,9 +56,7 @@ struct Sum<N, V> {
 impl<N, V> Default for Sums<N, V> {
     /// Allocates nothing.
     fn default() -> Self {
-        Self {
-            by_text: IndexMap::default(),
-        }
+        Self { by_text: IndexMap::default() }
     }
 }
 
@@ -95,11 +93,7 @@ impl<N, V: Total> Sums<N, V> {
             return sum.add(delta);
         }
         let total = sum(V::default(), delta)?;
-        let sum = Sum {
-            address,
-            name: name(),
-            total,
-        };
+        let sum = Sum { address, name: name(), total };
         self.by_text.insert(text.into(), sum);
         Ok(())
     }

@@ -37,19 +37,13 @@ fn in_a_child(patience: Duration, body: impl FnOnce()) {
             // SAFETY: it ends the process.
             unsafe { libc::_exit(outcome.is_err().into()) }
         }
-        child => assert_eq!(
-            wait(child, patience),
-            Some(0),
-            "status of the child, if it ended"
-        ),
+        child => assert_eq!(wait(child, patience), Some(0), "status of the child, if it ended"),
     }
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {
     let literal = panic.downcast_ref::<&str>().copied();
-    literal
-        .or(panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a panic")
+    literal.or(panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic")
 }
 
 /// The child's status, or `None` if it had to be killed.
@@ -80,34 +74,13 @@ fn in_time(body: impl FnOnce() + Send + 'static) {
     if let Err(RecvTimeoutError::Timeout) = outcome.recv_timeout(3 * PATIENCE) {
         panic!("it hangs");
     }
-    thread
-        .join()
-        .unwrap_or_else(|error| panic::resume_unwind(error));
-}
-
-/// A name that only the thread that made it may free. Any other is a thread that forks, or a child
-/// in the middle of `fork()`: there is no interpreter that it could free a Python object with.
-struct OwnersName(u32, ThreadId);
-
-impl OwnersName {
-    fn new() -> Self {
-        Self(process::id(), thread::current().id())
-    }
-}
-
-impl Drop for OwnersName {
-    fn drop(&mut self) {
-        assert_eq!((process::id(), thread::current().id()), (self.0, self.1));
-    }
+    thread.join().unwrap_or_else(|error| panic::resume_unwind(error));
 }
 
 /// Adds one and returns it.
 fn add(pending: &Pending<Totals>, name: &'static str) -> i128 {
     let mut totals = pending.lock();
-    totals
-        .counters
-        .add(name.as_bytes(), name.as_ptr().addr(), || name, 1)
-        .expect("in range");
+    totals.counters.add(name.as_bytes(), name.as_ptr().addr(), || name, 1).expect("in range");
     1
 }
 
@@ -170,13 +143,7 @@ fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing
         let adding = || until_stopped(&|| buffers.iter().map(|buffer| add(buffer, "parent")).sum());
         let taken = |buffer: &Pending<Totals>| count(&buffer.take().contents);
         let sending = || until_stopped(&|| buffers.iter().map(taken).sum());
-        let making_buffers = || {
-            until_stopped(&|| {
-                let buffer = Pending::<pending::Totals<_>>::new(1.0, 0.0);
-                let added = buffer.lock().timers.add(b"timer", 0, OwnersName::new, 1.0);
-                added.map_or(1, |()| 0)
-            })
-        };
+        let making_buffers = || until_stopped(&|| taken(&Pending::new(1.0, 0.0)));
         let forking = || {
             let generation = fork::generation();
             for _ in 0..FORKS {
@@ -200,16 +167,12 @@ fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing
             let adders = [(); 2].map(|()| scope.spawn(adding));
             let sender = scope.spawn(sending);
             scope.spawn(making_buffers);
-            let forkers = [(); 2]
-                .map(|()| scope.spawn(forking))
-                .map(thread::ScopedJoinHandle::join);
+            let forkers =
+                [(); 2].map(|()| scope.spawn(forking)).map(thread::ScopedJoinHandle::join);
             // Before a fork's failure is passed on: it would leave the others running.
             stop.store(true, Ordering::Relaxed);
             forkers.into_iter().for_each(Result::unwrap);
-            let made = adders
-                .map(|adder| adder.join().unwrap())
-                .iter()
-                .sum::<i128>();
+            let made = adders.map(|adder| adder.join().unwrap()).iter().sum::<i128>();
             (made, sender.join().unwrap())
         });
         let pending = buffers.iter().map(taken).sum::<i128>();
@@ -217,22 +180,53 @@ fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing
     });
 }
 
+/// A name that only the thread that made it may free. Any other is a thread that forks, or a child
+/// in the middle of `fork()`: there is no interpreter that it could free a Python object with.
+struct OwnersName(u32, ThreadId);
+
+impl OwnersName {
+    fn new() -> Self {
+        Self(process::id(), thread::current().id())
+    }
+}
+
+impl Drop for OwnersName {
+    fn drop(&mut self) {
+        assert_eq!((process::id(), thread::current().id()), (self.0, self.1));
+    }
+}
+
 #[test]
 fn a_child_frees_no_name_of_its_parent() {
     in_time(|| {
         let pending = Pending::<pending::Totals<_>>::new(1.0, 0.0);
-        pending
-            .lock()
-            .timers
-            .add(b"timer", 0, OwnersName::new, 1.0)
-            .expect("timers have no range");
-        pending
-            .lock()
-            .counters
-            .add(b"counter", 0, OwnersName::new, 1)
-            .expect("in range");
+        pending.lock().timers.add(b"timer", 0, OwnersName::new, 1.0).expect("timers have no range");
+        pending.lock().counters.add(b"counter", 0, OwnersName::new, 1).expect("in range");
         in_a_child(PATIENCE, || assert!(pending.lock().is_empty()));
         assert_eq!(pending.lock().len(), 2);
+    });
+}
+
+#[test]
+fn a_buffer_that_is_dropped_during_a_fork_is_freed_by_its_owner() {
+    in_time(|| {
+        // A fork is long enough with them for others to drop buffers during it.
+        let many = [(); 1000].map(|()| Pending::<Totals>::new(1.0, 0.0));
+        let forking = AtomicBool::new(true);
+        let make_and_drop = || {
+            while forking.load(Ordering::Relaxed) {
+                let buffer = Pending::<pending::Totals<_>>::new(1.0, 0.0);
+                let added = buffer.lock().timers.add(b"timer", 0, OwnersName::new, 1.0);
+                added.expect("timers have no range");
+            }
+        };
+        thread::scope(|scope| {
+            let owner = scope.spawn(make_and_drop);
+            let forks = scope.spawn(|| (0..100).for_each(|_| in_a_child(PATIENCE, || ()))).join();
+            forking.store(false, Ordering::Relaxed);
+            forks.and(owner.join()).unwrap();
+        });
+        drop(many);
     });
 }
 

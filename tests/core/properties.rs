@@ -50,10 +50,8 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
 }
 
 fn operation(names: usize) -> impl Strategy<Value = Operation> {
-    let kinds_and_deltas = prop_oneof![
-        (Just(Kind::Timer), -1000..=1000_i128),
-        (Just(Kind::Counter), deltas()),
-    ];
+    let kinds_and_deltas =
+        prop_oneof![(Just(Kind::Timer), -1000..=1000_i128), (Just(Kind::Counter), deltas()),];
     prop_oneof![
         12 => (kinds_and_deltas, 0..names, any::<bool>())
             .prop_map(|((kind, delta), name, interned)| Operation::Add { kind, name, interned, delta }),
@@ -89,12 +87,7 @@ struct Account {
 impl Account {
     fn totals(self) -> BTreeMap<(Kind, String), i128> {
         let mut totals = BTreeMap::new();
-        for entry in self
-            .sent
-            .into_iter()
-            .chain(self.in_flight.concat())
-            .chain(self.pending)
-        {
+        for entry in self.sent.into_iter().chain(self.in_flight.concat()).chain(self.pending) {
             *totals.entry((entry.kind, entry.name)).or_default() += entry.total;
         }
         totals
@@ -167,8 +160,7 @@ impl Buffer {
         }
         let mut taken = self.in_flight.remove(flush.index(self.in_flight.len()));
         let accepted = accepted.index(taken.contents.len() + 1);
-        self.sent
-            .extend(entries(&taken.contents).into_iter().take(accepted));
+        self.sent.extend(entries(&taken.contents).into_iter().take(accepted));
         taken.contents.forget_first(accepted);
         self.pending.put_back(taken.contents);
     }
@@ -176,11 +168,7 @@ impl Buffer {
     fn account(&self) -> Account {
         Account {
             sent: self.sent.clone(),
-            in_flight: self
-                .in_flight
-                .iter()
-                .map(|taken| entries(&taken.contents))
-                .collect(),
+            in_flight: self.in_flight.iter().map(|taken| entries(&taken.contents)).collect(),
             pending: entries(&self.pending.lock()),
         }
     }
@@ -199,14 +187,8 @@ fn entries(totals: &Totals) -> Vec<Entry> {
         total,
     };
     #[expect(clippy::cast_possible_truncation, reason = "whole seconds, and few")]
-    let timers = totals
-        .timers
-        .iter()
-        .map(|(name, total)| entry(Kind::Timer, name, total as i128));
-    let counters = totals
-        .counters
-        .iter()
-        .map(|(name, total)| entry(Kind::Counter, name, total));
+    let timers = totals.timers.iter().map(|(name, total)| entry(Kind::Timer, name, total as i128));
+    let counters = totals.counters.iter().map(|(name, total)| entry(Kind::Counter, name, total));
     timers.chain(counters).collect()
 }
 
@@ -214,16 +196,9 @@ fn entries(totals: &Totals) -> Vec<Entry> {
 impl Account {
     fn add(&mut self, kind: Kind, name: &Name, delta: i128) -> Result<(), OutOfRange> {
         let Object { text, serial } = &**name;
-        let entry = Entry {
-            kind,
-            name: text.clone(),
-            object: *serial,
-            total: delta,
-        };
+        let entry = Entry { kind, name: text.clone(), object: *serial, total: delta };
         let merged = merge(self.pending.clone(), vec![entry]);
-        let sum = merged
-            .iter()
-            .find(|entry| (entry.kind, &entry.name) == (kind, text));
+        let sum = merged.iter().find(|entry| (entry.kind, &entry.name) == (kind, text));
         if kind == Kind::Counter && i64::try_from(sum.expect("just added").total).is_err() {
             return Err(OutOfRange);
         }

@@ -20,10 +20,7 @@ fn counters(totals: &[(&'static str, i128)]) -> Counters {
 }
 
 fn totals(counters: &Counters) -> Vec<(&'static str, i128)> {
-    counters
-        .iter()
-        .map(|(name, total)| (*name, total))
-        .collect()
+    counters.iter().map(|(name, total)| (*name, total)).collect()
 }
 
 #[test]
@@ -53,10 +50,7 @@ fn a_first_delta_out_of_range_makes_no_name() {
 #[test]
 fn an_increment_out_of_range_is_refused_however_the_name_is_found() {
     let mut counters = counters(&[("name", MAX)]);
-    assert_eq!(
-        counters.add_known("name".as_ptr().addr(), 1),
-        Err(OutOfRange)
-    );
+    assert_eq!(counters.add_known("name".as_ptr().addr(), 1), Err(OutOfRange));
     assert_eq!(add(&mut counters, "name", 1), Err(OutOfRange));
     assert_eq!(totals(&counters), [("name", MAX)]);
 }
@@ -83,16 +77,11 @@ fn merging_keeps_the_order_of_the_older_and_returns_the_names_that_both_had() {
 fn forgetting_begins_with_the_timers_and_ends_with_the_last_counter() {
     let left = |sent| {
         let mut totals = Totals::default();
-        totals
-            .timers
-            .add(b"timer", 0, || "timer", 0.5)
-            .expect("timers have no range");
+        totals.timers.add(b"timer", 0, || "timer", 0.5).expect("timers have no range");
         totals.counters = counters(&[("first", 1), ("second", 2)]);
         totals.forget_first(sent);
         let names = totals.timers.iter().map(|(name, _)| *name);
-        names
-            .chain(totals.counters.iter().map(|(name, _)| *name))
-            .collect::<Vec<_>>()
+        names.chain(totals.counters.iter().map(|(name, _)| *name)).collect::<Vec<_>>()
     };
     assert_eq!(left(0), ["timer", "first", "second"]);
     assert_eq!(left(1), ["first", "second"]);

@@ -28,24 +28,17 @@ fn enter(account: &mut Account, entries: impl IntoIterator<Item = (&'static str,
 }
 
 fn sum(accounts: impl IntoIterator<Item = Account>) -> Account {
-    accounts
-        .into_iter()
-        .fold(Account::new(), |mut sum, account| {
-            enter(&mut sum, account);
-            sum
-        })
+    accounts.into_iter().fold(Account::new(), |mut sum, account| {
+        enter(&mut sum, account);
+        sum
+    })
 }
 
 /// In the order of sending.
 fn entries(totals: &Totals) -> Vec<(&'static str, i128)> {
     #[expect(clippy::cast_possible_truncation, reason = "whole seconds, and few")]
-    let timers = totals
-        .timers
-        .iter()
-        .map(|(name, total)| (*name, total as i128));
-    timers
-        .chain(totals.counters.iter().map(|(name, total)| (*name, total)))
-        .collect()
+    let timers = totals.timers.iter().map(|(name, total)| (*name, total as i128));
+    timers.chain(totals.counters.iter().map(|(name, total)| (*name, total))).collect()
 }
 
 /// Adds to every metric in turn and returns what it made.
@@ -70,14 +63,10 @@ fn add_to<V: Total>(
     sums: impl Fn(&mut Totals) -> &mut Sums<&'static str, V>,
 ) {
     let address = name.as_ptr().addr();
-    let known = sums(&mut pending.lock())
-        .add_known(address, delta)
-        .expect("in range");
+    let known = sums(&mut pending.lock()).add_known(address, delta).expect("in range");
     if !known {
         let text = name.as_bytes();
-        sums(&mut pending.lock())
-            .add(text, address, || name, delta)
-            .expect("in range");
+        sums(&mut pending.lock()).add(text, address, || name, delta).expect("in range");
     }
 }
 
@@ -112,9 +101,7 @@ fn in_time(body: impl FnOnce() + Send + 'static) {
     if let Err(RecvTimeoutError::Timeout) = outcome.recv_timeout(Duration::from_secs(20)) {
         panic!("it hangs");
     }
-    thread
-        .join()
-        .unwrap_or_else(|error| panic::resume_unwind(error));
+    thread.join().unwrap_or_else(|error| panic::resume_unwind(error));
 }
 
 #[test]
@@ -204,11 +191,7 @@ impl Drop for CallsBack {
 
 fn add_calling_back(pending: &Arc<Pending<pending::Totals<CallsBack>>>, name: &str) {
     let new_name = || CallsBack(Arc::downgrade(pending));
-    pending
-        .lock()
-        .counters
-        .add(name.as_bytes(), 0, new_name, 1)
-        .expect("in range");
+    pending.lock().counters.add(name.as_bytes(), 0, new_name, 1).expect("in range");
 }
 
 #[test]
@@ -224,12 +207,7 @@ fn a_name_that_is_freed_may_call_the_buffer_it_was_in() {
         assert_eq!(twice.len(), 1);
         drop(twice);
         let counts = |pending: &Pending<pending::Totals<CallsBack>>| {
-            pending
-                .lock()
-                .counters
-                .iter()
-                .map(|(_, total)| total)
-                .collect::<Vec<_>>()
+            pending.lock().counters.iter().map(|(_, total)| total).collect::<Vec<_>>()
         };
         assert_eq!(counts(&pending), [2, 2], "twice, and freed");
         drop(pending.take());
@@ -243,11 +221,7 @@ fn a_name_that_is_freed_with_its_buffer_may_use_others() {
         let other = Arc::new(Pending::new(1.0, 0.0));
         let buffer = Pending::<pending::Totals<CallsBack>>::new(1.0, 0.0);
         let name = CallsBack(Arc::downgrade(&other));
-        buffer
-            .lock()
-            .counters
-            .add(b"name", 0, || name, 1)
-            .expect("in range");
+        buffer.lock().counters.add(b"name", 0, || name, 1).expect("in range");
         drop(buffer);
         assert_eq!(other.lock().len(), 1);
     });

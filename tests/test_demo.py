@@ -1,0 +1,112 @@
+"""The demo, as a user runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+DEMO = (sys.executable, "-W", "error", "-m", "arroyo_metrics_buffer", "demo")
+TIMEOUT = 180  # seconds; more than the demo's own guard plus its shutdown
+PROGRESS = re.compile(r" *\d+ s +[\d,]+ messages/s   [\d,]+ consumed, [\d,]+ of [\d,]+ produced")
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """The cells of each row by its label, without units."""
+    rows = (re.split(r"(?: s)?(?: {2,}|$)", line)[:-1] for line in table.splitlines())
+    return {label: rest for label, *rest in filter(None, rows)}
+
+
+def assert_nothing_lost(table: str) -> None:
+    rows = cells(table)
+    assert rows["lost"] == rows["counted twice"] == ["0", "0.000000"]
+    assert rows["errors"] == ["0"]
+    accounts = {label: row for label, row in rows.items() if re.match(r"arroyo\.|demo\.", label)}
+    assert {"arroyo.consumer.run.count", "arroyo.consumer.poll.time", "demo.bytes"} <= set(accounts)
+    for made, delivered, lost in accounts.values():
+        assert made == delivered
+        assert float(lost) == 0
+
+
+def assert_only_progress(stderr: str) -> None:
+    for line in stderr.splitlines():
+        assert PROGRESS.fullmatch(line)
+
+
+def test_demo_copies_every_message_and_accounts_for_every_increment() -> None:
+    demo = subprocess.run(
+        [*DEMO, "--messages", "2000"], capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert cells(demo.stdout)["messages"] == ["2,000", "2,000", "2,000"]
+    assert_nothing_lost(demo.stdout)
+    assert_only_progress(demo.stderr)
+
+
+def test_ctrl_c_ends_the_demo_with_the_table_so_far() -> None:
+    with subprocess.Popen(
+        [*DEMO, "--messages", "1000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        try:
+            assert demo.stderr
+            progress = next(line for line in demo.stderr if " 0 consumed" not in line)
+            demo.send_signal(signal.SIGINT)
+            stdout, stderr = demo.communicate(timeout=TIMEOUT)
+        finally:
+            demo.kill()
+    assert demo.returncode == 130, stdout + stderr
+    assert "Stopped (interrupted)" in stdout
+    assert_nothing_lost(stdout)
+    assert_only_progress(progress + stderr)
+
+
+def test_demo_out_of_time_says_so() -> None:
+    demo = subprocess.run(
+        [*DEMO, "--messages", "1000000", "--seconds", "5"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert "Stopped (out of time)" in demo.stdout, demo.stderr
+    assert_nothing_lost(demo.stdout)
+    assert_only_progress(demo.stderr)
+
+
+@pytest.mark.parametrize("package", ["arroyo", "confluent_kafka"])
+def test_demo_without_its_packages_says_what_to_install(package: str) -> None:
+    # None in sys.modules is how Python marks a package that can't be imported.
+    code = (
+        f"import sys; sys.modules[{package!r}] = None;"
+        "from arroyo_metrics_buffer.cli import main; raise SystemExit(main(['demo']))"
+    )
+    demo = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert demo.returncode == 2
+    assert demo.stdout == ""
+    assert "Traceback" not in demo.stderr
+    # The package itself may have logged, before, that there is no arroyo to patch.
+    assert demo.stderr.splitlines()[-1].endswith("pip install 'arroyo-metrics-buffer[arroyo]'")
+
+
+def test_command_line_starts_without_arroyo() -> None:
+    code = (
+        "import sys; sys.modules['arroyo'] = None;"
+        "from arroyo_metrics_buffer.cli import main; main(['--help'])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    assert shown.returncode == 0
+    assert "demo" in shown.stdout
