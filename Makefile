@@ -8,6 +8,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 
+# Runs a command that says much about the usual: its output is shown if it fails.
+quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format wheel bench clean
 
@@ -27,7 +30,7 @@ $(VENV)/tools: pyproject.toml
 # The extension, built and installed in place; cargo knows what has to be compiled again.
 $(VENV)/built: $(VENV)/tools $(SOURCES)
 	@echo "building the extension"
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --release --locked
+	@$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked)
 	@touch $@
 
 install: $(VENV)/built
@@ -56,11 +59,11 @@ format:
 
 # For the interpreter of the virtual environment, into dist/.
 wheel: $(VENV)/tools
-	@$(BIN)/maturin build --quiet --release --locked --out dist --interpreter $(BIN)/python
+	@$(call quietly,$(BIN)/maturin build --release --locked --out dist --interpreter $(BIN)/python)
 	@ls -l dist/*.whl
 
 bench: install
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --release --locked --manifest-path benches/empty_method/Cargo.toml
+	@$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --manifest-path benches/empty_method/Cargo.toml)
 	@$(BIN)/python benches/call_cost.py
 	@$(BIN)/python benches/stream_processor.py
 
