@@ -16,8 +16,8 @@ PROGRESS = re.compile(r" *\d+ s +[\d,]+ messages/s   [\d,]+ consumed, [\d,]+ of 
 
 def cells(table: str) -> dict[str, list[str]]:
     """The cells of each row by its label, without units."""
-    rows = (re.split(r"(?: s)?(?: {2,}|$)", line)[:-1] for line in table.splitlines())
-    return {label: rest for label, *rest in filter(None, rows)}
+    rows = (re.split(r" {2,}", line) for line in table.splitlines())
+    return {label: [cell.removesuffix(" s") for cell in row] for label, *row in rows}
 
 
 def assert_nothing_lost(table: str) -> None:
