@@ -211,7 +211,7 @@ fn a_child_frees_no_name_of_its_parent() {
 fn a_buffer_that_is_dropped_during_a_fork_is_freed_by_its_owner() {
     in_time(|| {
         // A fork is long enough with them for others to drop buffers during it.
-        let many = [(); 1000].map(|()| Pending::<Totals>::new(1.0, 0.0));
+        let _many = [(); 1000].map(|()| Pending::<Totals>::new(1.0, 0.0));
         let forking = AtomicBool::new(true);
         let make_and_drop = || {
             while forking.load(Ordering::Relaxed) {
@@ -226,7 +226,6 @@ fn a_buffer_that_is_dropped_during_a_fork_is_freed_by_its_owner() {
             forking.store(false, Ordering::Relaxed);
             forks.and(owner.join()).unwrap();
         });
-        drop(many);
     });
 }
 

@@ -1,0 +1,152 @@
+"""The accounts of the demo: what a buffer is given, what it delivers, and what goes wrong."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from arroyo.processing import processor
+from arroyo.utils.metrics import Metrics, Tags, configure_metrics, get_metrics
+
+# What may take a consumer days has to happen in seconds here.
+FLUSH_INTERVAL = 0.05  # seconds; arroyo's is 1
+SWITCH_INTERVAL = 1e-6  # seconds; CPython's is 0.005
+
+
+class Errors:
+    """Counts errors by their text, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.texts: Counter[str] = Counter()
+
+    def add(self, where: str, error: BaseException) -> None:
+        with self._lock:
+            self.texts[": ".join(filter(None, (where, type(error).__name__, str(error))))] += 1
+
+    @contextmanager
+    def counted(self, where: str) -> Iterator[None]:
+        """Counts the exception that ends the block, instead of letting it pass."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 whatever goes wrong is what the demo shows
+            self.add(where, error)
+
+
+class ThreadSums(threading.local):
+    """Sums by metric, each thread its own."""
+
+    def __init__(self, threads: list[defaultdict[str, float]]) -> None:
+        # Called once in every thread that comes here.
+        self.sums: defaultdict[str, float] = defaultdict(int)
+        threads.append(self.sums)
+
+
+class Tally:
+    """Sums by metric, from any thread: ints for counters, floats for timers.
+
+    Exact without a lock: that would keep threads apart that are meant to meet in the buffer.
+    """
+
+    def __init__(self) -> None:
+        self._threads: list[defaultdict[str, float]] = []
+        self._own = ThreadSums(self._threads)
+
+    def add(self, metric: str, value: float) -> None:
+        self._own.sums[metric] += value
+
+    def totals(self) -> dict[str, float]:
+        """The sums over all threads."""
+        totals: defaultdict[str, float] = defaultdict(int)
+        for sums in self._threads:
+            for metric, value in sums.copy().items():  # whose thread may not have ended
+                totals[metric] += value
+        return totals
+
+
+class TallyingBackend(Metrics):
+    """A metrics backend that tallies what it is sent."""
+
+    def __init__(self, delivered: Tally) -> None:
+        self._delivered = delivered
+
+    def increment(self, name: str, value: float = 1, tags: Tags | None = None) -> None:  # noqa: ARG002
+        self._send(name, value)
+
+    def timing(self, name: str, value: float, tags: Tags | None = None) -> None:  # noqa: ARG002
+        self._send(name, value)
+
+    def gauge(self, name: str, value: float, tags: Tags | None = None) -> None:
+        """Nothing that a buffer sends."""
+
+    def _send(self, name: str, value: float) -> None:
+        # Lets other threads run in the middle of a flush, as a backend does that sends a datagram.
+        time.sleep(0)
+        self._delivered.add(name, value)
+
+
+def tallying(buffer: Any, made: Tally) -> type:
+    """A buffer class that tallies what it is given."""
+
+    class TallyingBuffer(buffer):  # type: ignore[misc]
+        def incr_counter(self, metric: str, delta: int) -> None:
+            made.add(metric, delta)
+            super().incr_counter(metric, delta)
+
+        def incr_timing(self, metric: str, duration: float) -> None:
+            # In multiples of 2**-20 s: sums of such floats are exact up to 2**33 s, in whatever
+            # order they are added. Only so can made and delivered be compared to the last bit.
+            duration = round(duration * 2**20) / 2**20
+            made.add(metric, duration)
+            super().incr_timing(metric, duration)
+
+    return TallyingBuffer
+
+
+@contextmanager
+def instrumented(made: Tally, delivered: Tally) -> Iterator[str]:
+    """Tallies on both sides of arroyo's buffer, and hurries flushes and threads.
+
+    Yields the name of the buffer's class.
+    """
+    buffer, metrics, interval = processor.MetricsBuffer, get_metrics(), sys.getswitchinterval()
+    configure_metrics(TallyingBackend(delivered), force=True)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    try:
+        with patch.multiple(
+            processor,
+            MetricsBuffer=tallying(buffer, made),
+            METRICS_FREQUENCY_SEC=FLUSH_INTERVAL,
+        ):
+            yield f"{buffer.__module__}.{buffer.__qualname__}"
+    finally:
+        sys.setswitchinterval(interval)
+        configure_metrics(metrics, force=True)
+
+
+class Account(NamedTuple):
+    """What became of a metric's increments: counts, or seconds."""
+
+    metric: str
+    made: float
+    delivered: float
+
+    @property
+    def lost(self) -> float:
+        """Negative if more was delivered than made."""
+        return self.made - self.delivered
+
+
+def balance(made: Tally, delivered: Tally) -> list[Account]:
+    """An account for each metric that the buffer was given."""
+    arrived = delivered.totals()
+    return [
+        Account(metric, total, type(total)(arrived.get(metric, 0)))
+        for metric, total in sorted(made.totals().items())
+    ]
