@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import subprocess
 import sys
@@ -124,6 +125,16 @@ def test_what_makes_no_sense_is_refused_by_name(
 def test_only_the_backend_is_positional() -> None:
     with pytest.raises(TypeError):
         MetricsBuffer(Recorder(), 1.0)  # type: ignore[call-arg]
+
+
+def test_a_collection_while_a_buffer_is_being_made_is_harmless() -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        buffers = [MetricsBuffer(Recorder(), clock=Clock()) for _ in range(1_000)]
+    finally:
+        gc.set_threshold(*before)
+    assert all(isinstance(buffer.metrics, Recorder) for buffer in buffers)
 
 
 def test_a_second_initialisation_is_refused_and_loses_nothing() -> None:
