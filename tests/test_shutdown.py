@@ -81,7 +81,7 @@ def test_threads_may_call_in_until_the_end() -> None:
 
     sys.setswitchinterval(1e-6)
     daemon(call, 4)
-    inside.wait()
+    assert inside.wait(30)
     shut_down_slowly()
     """,
         runs=10,
@@ -271,11 +271,11 @@ def test_a_child_of_a_fork_ends_like_any_other_process() -> None:
 
         buffer = made(Backend())
         daemon(call, 2)
-        inside.wait()
+        assert inside.wait(30)
         pid = os.fork()
         inside.clear()
         daemon(call, 2)
-        inside.wait()
+        assert inside.wait(30)
         if pid:
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         shut_down_slowly()
