@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -93,10 +92,11 @@ class Values:
     """Keeps the values alone: a record of each call would soon make a heap that is slow to fork."""
 
     def __init__(self) -> None:
-        self.values: defaultdict[str, list[float]] = defaultdict(list)
+        self.values: dict[str, list[float]] = {}
 
     def timing(self, name: str, value: float) -> None:
-        self.values[name].append(value)
+        # Not a defaultdict: its list may set off a collection and so let another thread make one.
+        self.values.setdefault(name, []).append(value)
 
     increment = timing
 

@@ -30,6 +30,8 @@ fn in_a_child(patience: Duration, body: impl FnOnce()) {
     match child {
         -1 => panic!("fork: {}", io::Error::last_os_error()),
         0 => {
+            // SAFETY: it ends the process in a minute, should it hang and nobody be left to kill it.
+            unsafe { libc::alarm(60) };
             let outcome = panic::catch_unwind(AssertUnwindSafe(body));
             // The harness captures what a panic prints, and here that is the child's copy.
             let complaint = outcome.as_ref().err().map(|error| message(error.as_ref()));
@@ -129,7 +131,7 @@ fn starts_empty_and_works(buffers: &[Pending<Totals>]) {
 
 #[test]
 fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing() {
-    const FORKS: i128 = 200;
+    const FORKS: u32 = 200;
     in_time(|| {
         let buffers = [(); 3].map(|()| Pending::<Totals>::new(1.0, 0.0));
         let stop = AtomicBool::new(false);
@@ -222,7 +224,7 @@ fn a_buffer_that_is_dropped_during_a_fork_is_freed_by_its_owner() {
         };
         thread::scope(|scope| {
             let owner = scope.spawn(make_and_drop);
-            let forks = scope.spawn(|| (0..100).for_each(|_| in_a_child(PATIENCE, || ()))).join();
+            let forks = scope.spawn(|| (0..300).for_each(|_| in_a_child(PATIENCE, || ()))).join();
             forking.store(false, Ordering::Relaxed);
             forks.and(owner.join()).unwrap();
         });
@@ -255,10 +257,12 @@ fn a_child_inherits_contents_that_do_not_empty_themselves() {
 
 #[test]
 fn a_buffer_that_is_dropped_is_not_kept_for_forks_to_come() {
-    let name = Arc::new(());
-    let pending = Pending::<pending::Totals<_>>::new(1.0, 0.0);
-    let added = pending.lock().counters.add(b"name", 0, || name.clone(), 1);
-    added.expect("in range");
-    drop(pending);
-    assert_eq!(Arc::strong_count(&name), 1);
+    in_time(|| {
+        let name = Arc::new(());
+        let pending = Pending::<pending::Totals<_>>::new(1.0, 0.0);
+        let added = pending.lock().counters.add(b"name", 0, || name.clone(), 1);
+        added.expect("in range");
+        drop(pending);
+        assert_eq!(Arc::strong_count(&name), 1);
+    });
 }
