@@ -368,8 +368,9 @@ def test_what_another_thread_is_sending_is_the_parents() -> None:
     flusher.start()
     assert backend.entered.wait(DEADLINE)
     buffer.incr_counter("meanwhile", 1)
-    wait(fork(lambda: check_child(buffer)))
+    child = fork(lambda: check_child(buffer))
     backend.released.set()
+    wait(child)
     flusher.join(DEADLINE)
     buffer.flush()
     assert backend.calls == [*PENDING, *once("meanwhile")]
