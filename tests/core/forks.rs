@@ -223,10 +223,10 @@ fn a_buffer_that_is_dropped_during_a_fork_is_freed_by_its_owner() {
             }
         };
         thread::scope(|scope| {
-            let owner = scope.spawn(make_and_drop);
-            let forks = scope.spawn(|| (0..300).for_each(|_| in_a_child(PATIENCE, || ()))).join();
+            let owners = [(); 4].map(|()| scope.spawn(make_and_drop));
+            let forks = scope.spawn(|| (0..150).for_each(|_| in_a_child(PATIENCE, || ()))).join();
             forking.store(false, Ordering::Relaxed);
-            forks.and(owner.join()).unwrap();
+            owners.into_iter().map(thread::ScopedJoinHandle::join).fold(forks, Result::and).unwrap();
         });
     });
 }

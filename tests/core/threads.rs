@@ -155,7 +155,7 @@ fn of_many_threads_that_ask_at_the_same_time_one_is_told_to_flush() {
 /// The same at full speed, where threads meet between looking at the time and telling the others.
 #[test]
 fn threads_that_race_are_told_to_flush_more_than_an_interval_apart() {
-    const ASKS: u32 = 1_000_000;
+    const ASKS: u32 = 3_000_000;
     in_time(|| {
         let pending = Pending::<Totals>::new(1.0, 0.0);
         let clock = AtomicU32::new(0);
