@@ -65,6 +65,7 @@ wheel: $(VENV)/tools
 bench: install
 	@$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --manifest-path benches/empty_method/Cargo.toml)
 	@$(BIN)/python benches/call_cost.py
+	@$(BIN)/python benches/producer.py
 	@$(BIN)/python benches/stream_processor.py
 
 clean:

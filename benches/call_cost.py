@@ -10,7 +10,7 @@ import argparse
 import platform
 import statistics
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from arroyo.processing import processor
 from empty_method import Empty  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def measure(statement: str, rounds: int) -> dict[str, list[float]]:
     return samples
 
 
-def ratio(above: list[float], below: list[float]) -> str:
+def ratio(above: Sequence[float], below: Sequence[float]) -> str:
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4)
     return f"{median:5.2f} [{low:.2f} to {high:.2f}]"

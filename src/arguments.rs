@@ -1,6 +1,6 @@
 //! Arguments of Python calls, with errors that name the parameter and what was passed for it.
 
-use pyo3::exceptions::{PyOverflowError, PyTypeError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
@@ -23,6 +23,17 @@ pub fn integer(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<i64> {
 #[inline]
 pub fn float(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
     value.extract().map_err(|error| not_a_number(parameter, value, error))
+}
+
+/// Seconds, 0 or more.
+pub fn interval(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let seconds = float(parameter, value)?;
+    if seconds >= 0.0 {
+        Ok(seconds)
+    } else {
+        let message = format!("{parameter} must be 0 seconds or more, not {seconds}");
+        Err(PyValueError::new_err(message))
+    }
 }
 
 /// Anything that can be called.

@@ -1,17 +1,24 @@
 //! Thread-safe metrics buffers for sentry-arroyo.
 //!
-//! [`sums`], [`pending`], [`lock`] and [`fork`] are the core and know nothing of Python; the rest
-//! is the door to it.
+//! The public modules are the core and know nothing of Python; the rest is the doors to it.
 
+pub mod deliveries;
 pub mod fork;
 pub mod lock;
 pub mod pending;
 pub mod sums;
+pub mod totals;
 
 #[cfg(feature = "python")]
 mod arguments;
 #[cfg(feature = "python")]
+mod buffer;
+#[cfg(feature = "python")]
 mod clock;
+#[cfg(feature = "python")]
+mod delivery_buffer;
+#[cfg(feature = "python")]
+mod keywords;
 #[cfg(feature = "python")]
 mod logging;
 #[cfg(feature = "python")]
@@ -24,6 +31,8 @@ mod settings;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::delivery_buffer::DeliveryBuffer;
     #[pymodule_export]
     use crate::metrics_buffer::MetricsBuffer;
     #[pymodule_export]

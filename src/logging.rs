@@ -6,39 +6,55 @@
 use std::time::Instant;
 
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::IntoPyDict;
 use pyo3::{PyErr, intern};
 use pyo3_log::{Caching, Logger};
 
+use crate::deliveries::MAX_LATENCIES;
+
 const LOGGER: &str = "arroyo_metrics_buffer";
+
+/// Python's `logging.DEBUG`. Asked for before pyo3-log is, which formats a record to find out that
+/// nobody wants it: that cost more than all the rest of a small flush.
+const DEBUG: u8 = 10;
+
+static PYTHON_LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// Sends `log`'s records to Python, once however often the module is initialised.
 pub fn install(py: Python<'_>) -> PyResult<()> {
     // Levels aren't cached, so that a later `setLevel` is seen.
     let logger = Logger::new(py, Caching::Loggers)?;
+    // Imported now: a flush while the interpreter shuts down could not.
+    python_logger(py)?;
     // An error says that a logger is installed already: ours, each extension module has its own.
     let _ = logger.install();
     Ok(())
 }
 
-/// A flush that began at `start` sent all it took.
+/// A flush that began at `start` sent all it took, from which `dropped` samples were missing.
 ///
 /// # Errors
 ///
 /// What a logging filter or handler raised.
-pub fn flushed(py: Python<'_>, entries: usize, start: Instant) -> PyResult<()> {
-    let microseconds = start.elapsed().as_micros();
-    log::debug!(target: LOGGER, "flushed {entries} entries in {microseconds} µs");
+pub fn flushed(py: Python<'_>, entries: usize, dropped: u64, start: Instant) -> PyResult<()> {
+    if python_logger(py)?.call_method1(intern!(py, "isEnabledFor"), (DEBUG,))?.is_truthy()? {
+        let microseconds = start.elapsed().as_micros();
+        log::debug!(target: LOGGER, "flushed {entries} entries in {microseconds} µs");
+    }
+    if dropped > 0 {
+        log::warn!(target: LOGGER, "flushed again, but {}", dropped_message(dropped));
+    }
     raised(py)
 }
 
-/// The backend raised when `sent` of `entries` were sent, and the rest was put back.
+/// The backend raised when `sent` entries were sent; `unsent` were put back.
 ///
 /// # Errors
 ///
 /// What a logging filter or handler raised.
-pub fn put_back(py: Python<'_>, sent: usize, entries: usize) -> PyResult<()> {
-    log::warn!(target: LOGGER, "{}", put_back_message(sent, entries));
+pub fn put_back(py: Python<'_>, sent: usize, unsent: usize, dropped: u64) -> PyResult<()> {
+    log::warn!(target: LOGGER, "{}", put_back_message(sent, unsent, dropped));
     raised(py)
 }
 
@@ -50,22 +66,35 @@ pub fn put_back(py: Python<'_>, sent: usize, entries: usize) -> PyResult<()> {
 pub fn put_back_with_traceback(
     py: Python<'_>,
     sent: usize,
-    entries: usize,
+    unsent: usize,
+    dropped: u64,
     error: PyErr,
 ) -> PyResult<()> {
     // `log` has no place for an exception; Python's own logger has.
-    let logger = py.import("logging")?.call_method1("getLogger", (LOGGER,))?;
-    let message = put_back_message(sent, entries);
+    let logger = python_logger(py)?;
+    let message = put_back_message(sent, unsent, dropped);
     let exc_info = [("exc_info", error)].into_py_dict(py)?;
     logger.call_method(intern!(py, "warning"), (message,), Some(&exc_info))?;
     Ok(())
 }
 
-fn put_back_message(sent: usize, entries: usize) -> String {
-    let unsent = entries - sent;
-    format!(
+fn python_logger(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    let logger = PYTHON_LOGGER.get_or_try_init(py, || {
+        py.import("logging")?.call_method1("getLogger", (LOGGER,)).map(Bound::unbind)
+    });
+    logger.map(|logger| logger.bind(py))
+}
+
+fn put_back_message(sent: usize, unsent: usize, dropped: u64) -> String {
+    let entries = sent + unsent;
+    let message = format!(
         "metrics backend raised: {sent} of {entries} entries sent, {unsent} put back for the next flush"
-    )
+    );
+    if dropped == 0 { message } else { format!("{message}; {}", dropped_message(dropped)) }
+}
+
+fn dropped_message(dropped: u64) -> String {
+    format!("{dropped} latency samples were dropped, since at most {MAX_LATENCIES} are kept")
 }
 
 /// The exception that logging left set, if any: `log` can't return it, and a function that returns

@@ -2,28 +2,22 @@
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
-use std::time::Instant;
 
-use pyo3::exceptions::{
-    PyAttributeError, PyGeneratorExit, PyKeyboardInterrupt, PyOverflowError, PyRuntimeError,
-    PySystemExit, PyValueError,
-};
+use pyo3::exceptions::{PyAttributeError, PyOverflowError, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::arguments;
-use crate::clock::Clock;
+use crate::buffer::Buffer;
 use crate::fork::AtFork;
 use crate::lock::Shared;
-use crate::logging;
-use crate::pending::{self, Pending, Taken};
-use crate::settings;
 use crate::sums::{OutOfRange, Sums, Total};
+use crate::totals;
 
 type Name = Py<PyString>;
-type Totals = pending::Totals<Name>;
+type Totals = totals::Totals<Name>;
 
 /// arroyo's `METRICS_FREQUENCY_SEC`, the same in every release to 2.48.0.
 const FLUSH_INTERVAL: f64 = 1.0;
@@ -60,12 +54,7 @@ pub struct MetricsBuffer {
     // methods up faster.
     metrics: Shared<Backend>,
     /// Set by `__init__`; not by `__new__`, whose arguments may be those of a subclass.
-    parts: OnceLock<Parts>,
-}
-
-struct Parts {
-    pending: Pending<Totals>,
-    clock: Clock,
+    buffer: OnceLock<Buffer<Totals>>,
 }
 
 /// The attribute `metrics`, or `None` where it was deleted.
@@ -81,7 +70,7 @@ impl MetricsBuffer {
         text_signature = "(metrics=None, *, flush_interval=None, clock=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { is_made: true, metrics: Shared::new(Backend(None)), parts: OnceLock::new() }
+        Self { is_made: true, metrics: Shared::new(Backend(None)), buffer: OnceLock::new() }
     }
 
     #[pyo3(signature = (metrics=None, *, flush_interval=None, clock=None))]
@@ -90,24 +79,19 @@ impl MetricsBuffer {
         py: Python<'_>,
         metrics: Option<Bound<'_, PyAny>>,
         flush_interval: Option<Bound<'_, PyAny>>,
-        clock: Option<Bound<'_, PyAny>>,
+        clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let flush_interval = match flush_interval {
-            Some(seconds) => interval(&seconds)?,
+            Some(seconds) => arguments::interval("flush_interval", &seconds)?,
             None => arroyo_flush_interval(py)?,
         };
-        let clock = match clock {
-            Some(clock) => Some(arguments::callable("clock", &clock)?),
-            None => settings::clock(py),
-        };
-        let clock = clock.map_or(Clock::Native, Clock::Callable);
         let metrics = match metrics {
             Some(metrics) => metrics,
             None => py.import("arroyo.utils.metrics")?.call_method0("get_metrics")?,
         };
-        let pending = Pending::new(flush_interval, clock.now(py)?);
-        self.parts
-            .set(Parts { pending, clock })
+        let buffer = Buffer::new(py, flush_interval, clock)?;
+        self.buffer
+            .set(buffer)
             .map_err(|_| PyRuntimeError::new_err("MetricsBuffer is initialised already"))?;
         self.set_metrics(metrics.unbind());
         Ok(())
@@ -129,9 +113,9 @@ impl MetricsBuffer {
     ) -> PyResult<()> {
         let name = arguments::string("metric", metric)?;
         let duration = arguments::float("duration", duration)?;
-        let parts = slf.get().parts()?;
-        parts.add(name, duration, |totals| &mut totals.timers)?;
-        parts.flush_if_due(slf)
+        let buffer = slf.get().buffer()?;
+        add(buffer, name, duration, |totals| &mut totals.timers)?;
+        if buffer.is_due(slf.py())? { flush_through_python(slf) } else { Ok(()) }
     }
 
     /// Add to the sum of a counter, then flush if the flush interval has passed.
@@ -151,9 +135,9 @@ impl MetricsBuffer {
     ) -> PyResult<()> {
         let name = arguments::string("metric", metric)?;
         let delta = arguments::integer("delta", delta)?;
-        let parts = slf.get().parts()?;
-        parts.add(name, i128::from(delta), |totals| &mut totals.counters)?;
-        parts.flush_if_due(slf)
+        let buffer = slf.get().buffer()?;
+        add(buffer, name, i128::from(delta), |totals| &mut totals.counters)?;
+        if buffer.is_due(slf.py())? { flush_through_python(slf) } else { Ok(()) }
     }
 
     /// Send every sum to the backend: timers, then counters, each in the order of first touch.
@@ -166,26 +150,17 @@ impl MetricsBuffer {
     ///         KeyboardInterrupt, SystemExit and GeneratorExit are raised, the rest is logged.
     fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let parts = slf.get().parts()?;
-        parts.pending.throttle().restart(parts.clock.now(py)?);
-        let start = Instant::now();
-        // Detached: whoever has the lock then never has to wait for the interpreter that we hold.
-        let taken = py.detach(|| parts.pending.take());
-        let entries = taken.contents.len();
-        let mut sent = 0;
-        match send(slf, &taken, &mut sent) {
-            Ok(()) => logging::flushed(py, sent, start),
-            Err(error) if taken.is_the_parents() => Err(error),
-            Err(error) => {
-                parts.put_back(taken, sent);
-                if settings::log_backend_errors() && !is_exit(py, &error) {
-                    return logging::put_back_with_traceback(py, sent, entries, error);
-                }
-                // The backend's error is the one to see, should logging raise one as well.
-                let _ = logging::put_back(py, sent, entries);
-                Err(error)
-            }
-        }
+        slf.get().buffer()?.flush(py, |totals, sending| {
+            let metrics = slf.getattr(intern!(py, "metrics"))?;
+            let timing = intern!(py, "timing");
+            sending.each(totals.timers.iter(), &metrics, timing, |timing, (name, seconds)| {
+                timing.call1((name, seconds)).map(drop)
+            })?;
+            let increment = intern!(py, "increment");
+            sending.each(totals.counters.iter(), &metrics, increment, |increment, (name, count)| {
+                increment.call1((name, count)).map(drop)
+            })
+        })
     }
 
     /// Tell what is pending, without flushing it.
@@ -193,7 +168,7 @@ impl MetricsBuffer {
     /// Returns:
     ///     The timers and the counters, each a dict by name in the order of first touch.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
-        let totals = self.parts()?.pending.lock();
+        let totals = self.buffer()?.lock();
         let timers = copy(py, &totals.timers);
         let counters = copy(py, &totals.counters);
         drop(totals); // making a dict can run Python code
@@ -230,15 +205,11 @@ impl MetricsBuffer {
         self.replace_metrics(None);
     }
 
-    // Pending names are left out: a detached thread may take them between the collector's passes,
-    // and an object that only one pass sees is freed while in use. Their lives end with a flush.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         if !self.is_made {
             return Ok(());
         }
-        if let Some(Parts { clock: Clock::Callable(clock), .. }) = self.parts.get() {
-            visit.call(clock)?;
-        }
+        self.buffer.get().map_or(Ok(()), |buffer| buffer.traverse(&visit))?;
         // Waits for the lock, so that every pass sees the same. Its holders never wait for us.
         visit.call(&self.metrics.lock().0)
     }
@@ -250,8 +221,8 @@ impl MetricsBuffer {
 
 impl MetricsBuffer {
     #[inline]
-    fn parts(&self) -> PyResult<&Parts> {
-        self.parts
+    fn buffer(&self) -> PyResult<&Buffer<Totals>> {
+        self.buffer
             .get()
             .ok_or_else(|| PyRuntimeError::new_err("MetricsBuffer.__init__() was not called"))
     }
@@ -262,48 +233,33 @@ impl MetricsBuffer {
     }
 }
 
-impl Parts {
-    #[inline]
-    fn add<V: Total>(
-        &self,
-        name: &Bound<'_, PyString>,
-        delta: V,
-        sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
-    ) -> PyResult<()> {
-        let known = sums(&mut self.pending.lock()).add_known(name.as_ptr().addr(), delta);
-        match known {
-            Ok(true) => Ok(()),
-            Ok(false) => self.add_by_text(name, delta, sums),
-            Err(OutOfRange) => Err(out_of_range(name)),
-        }
+#[inline]
+fn add<V: Total>(
+    buffer: &Buffer<Totals>,
+    name: &Bound<'_, PyString>,
+    delta: V,
+    sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
+) -> PyResult<()> {
+    let known = sums(&mut buffer.lock()).add_known(name.as_ptr().addr(), delta);
+    match known {
+        Ok(true) => Ok(()),
+        Ok(false) => add_by_text(buffer, name, delta, sums),
+        Err(OutOfRange) => Err(out_of_range(name)),
     }
+}
 
-    /// The way of names that are new, many, or not interned.
-    #[inline(never)]
-    fn add_by_text<V: Total>(
-        &self,
-        name: &Bound<'_, PyString>,
-        delta: V,
-        sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
-    ) -> PyResult<()> {
-        let text = text(name)?;
-        let new_name = || name.clone().unbind();
-        let added =
-            sums(&mut self.pending.lock()).add(&text, name.as_ptr().addr(), new_name, delta);
-        added.map_err(|OutOfRange| out_of_range(name))
-    }
-
-    #[inline]
-    fn flush_if_due(&self, buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
-        let now = self.clock.now(buffer.py())?;
-        if self.pending.throttle().is_due(now) { flush_through_python(buffer) } else { Ok(()) }
-    }
-
-    fn put_back(&self, mut taken: Taken<Totals>, sent: usize) {
-        taken.contents.forget_first(sent);
-        let names = self.pending.put_back(taken.contents);
-        drop(names); // can run Python code, so after the guard is gone
-    }
+/// The way of names that are new, many, or not interned.
+#[inline(never)]
+fn add_by_text<V: Total>(
+    buffer: &Buffer<Totals>,
+    name: &Bound<'_, PyString>,
+    delta: V,
+    sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
+) -> PyResult<()> {
+    let text = text(name)?;
+    let new_name = || name.clone().unbind();
+    let added = sums(&mut buffer.lock()).add(&text, name.as_ptr().addr(), new_name, delta);
+    added.map_err(|OutOfRange| out_of_range(name))
 }
 
 /// Calls `flush()` so that an override or a mock of it is honoured.
@@ -316,31 +272,6 @@ fn flush_through_python(buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
 #[cold]
 fn out_of_range(name: &Bound<'_, PyString>) -> PyErr {
     PyOverflowError::new_err(format!("counter {name} would leave 64 bits"))
-}
-
-/// Sends the contents in order and counts what the backend accepted.
-fn send(
-    buffer: &Bound<'_, MetricsBuffer>,
-    taken: &Taken<Totals>,
-    sent: &mut usize,
-) -> PyResult<()> {
-    let py = buffer.py();
-    let metrics = buffer.getattr(intern!(py, "metrics"))?;
-    for (name, seconds) in taken.contents.timers.iter() {
-        if taken.is_the_parents() {
-            return Ok(()); // the backend forked
-        }
-        metrics.call_method1(intern!(py, "timing"), (name, seconds))?;
-        *sent += 1;
-    }
-    for (name, count) in taken.contents.counters.iter() {
-        if taken.is_the_parents() {
-            return Ok(());
-        }
-        metrics.call_method1(intern!(py, "increment"), (name, count))?;
-        *sent += 1;
-    }
-    Ok(())
 }
 
 /// The text of a name, equal for two names exactly if they are equal strings. It is read without
@@ -371,28 +302,11 @@ fn dict<'py, V: IntoPyObject<'py>>(
     Ok(dict)
 }
 
-/// The errors that end a thread or a program: logging one instead would keep it alive.
-fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<PyKeyboardInterrupt>(py)
-        || error.is_instance_of::<PySystemExit>(py)
-        || error.is_instance_of::<PyGeneratorExit>(py)
-}
-
 fn arroyo_flush_interval(py: Python<'_>) -> PyResult<f64> {
     // Not imported for this: that is slow, and a module that isn't loaded has its default value.
     let modules = py.import("sys")?.getattr("modules")?;
     match modules.get_item("arroyo.processing.processor") {
         Ok(processor) => processor.getattr("METRICS_FREQUENCY_SEC")?.extract(),
         Err(_) => Ok(FLUSH_INTERVAL),
-    }
-}
-
-fn interval(seconds: &Bound<'_, PyAny>) -> PyResult<f64> {
-    let interval = arguments::float("flush_interval", seconds)?;
-    if interval >= 0.0 {
-        Ok(interval)
-    } else {
-        let message = format!("flush_interval must be 0 seconds or more, not {interval}");
-        Err(PyValueError::new_err(message))
     }
 }

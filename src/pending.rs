@@ -5,15 +5,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::fork::{self, AtFork};
 use crate::lock::{MutexGuard, Shared};
-use crate::sums::Sums;
 
-/// What a buffer accumulates between two flushes.
+/// What a buffer accumulates between two flushes: entries, each of which is sent by one call of the
+/// backend.
 pub trait Contents: AtFork + Default {
     /// What is left over when two are merged, for the caller to drop outside the lock.
     type Leftover;
 
+    /// How many entries there are.
+    fn entries(&self) -> usize;
+
+    /// Forgets the first `count` in the order of sending, or all if there are fewer.
+    fn forget_first(&mut self, count: usize);
+
     /// Puts `newer` behind these.
     fn merge(&mut self, newer: Self) -> Self::Leftover;
+
+    /// How many samples had to be dropped since the last flush that succeeded.
+    fn dropped(&self) -> u64 {
+        0
+    }
 }
 
 /// Contents that several threads add to, that any of them may take, and that it may put back.
@@ -96,57 +107,5 @@ impl Throttle {
     /// A flush begins at `now`, due or not.
     pub fn restart(&self, now: f64) {
         self.last_flush.store(now.to_bits(), Ordering::Relaxed);
-    }
-}
-
-/// Contents of a `MetricsBuffer`; `N` is what it has for a name.
-#[derive(Debug)]
-pub struct Totals<N> {
-    /// Seconds by name.
-    pub timers: Sums<N, f64>,
-    /// Counts by name.
-    pub counters: Sums<N, i128>,
-}
-
-impl<N> Default for Totals<N> {
-    fn default() -> Self {
-        Self { timers: Sums::default(), counters: Sums::default() }
-    }
-}
-
-impl<N> Totals<N> {
-    /// How many totals there are.
-    pub fn len(&self) -> usize {
-        self.timers.len() + self.counters.len()
-    }
-
-    /// Whether there is no total.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Forgets the first `count` in the order of sending: timers, then counters.
-    pub fn forget_first(&mut self, count: usize) {
-        let timers = self.timers.len();
-        self.timers.forget_first(count);
-        self.counters.forget_first(count.saturating_sub(timers));
-    }
-}
-
-impl<N: Send + 'static> Contents for Totals<N> {
-    type Leftover = Vec<N>;
-
-    fn merge(&mut self, newer: Self) -> Vec<N> {
-        let mut leftover = self.timers.merge(newer.timers);
-        leftover.extend(self.counters.merge(newer.counters));
-        leftover
-    }
-}
-
-impl<N: Send + 'static> AtFork for Totals<N> {
-    /// The parent reports what was pending. Leaked rather than dropped: names are Python objects,
-    /// and a child has at most a few dozen of them, whose memory it shares with its parent.
-    fn after_fork_in_child(&mut self) {
-        mem::forget(mem::take(self));
     }
 }

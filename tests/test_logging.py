@@ -13,6 +13,8 @@ import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from backends import Flaky, Outage, Recorder
 
+PROCESSOR = "arroyo.processing.processor"
+CONSUMER = "arroyo.backends.kafka.consumer"
 LOGGER = logging.getLogger("arroyo_metrics_buffer")
 
 
@@ -62,17 +64,18 @@ def test_a_put_back_leaves_a_warning_and_raises(caplog: pytest.LogCaptureFixture
     )
 
 
-def test_a_patch_leaves_an_info_record(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_patch_leaves_an_info_record(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, LOGGER.name)
     arroyo_metrics_buffer.uninstall()
     arroyo_metrics_buffer.install()
     arroyo_metrics_buffer.install()
-    (record,) = caplog.records
-    assert (record.name, record.levelno) == (LOGGER.name, logging.INFO)
-    assert record.getMessage() == (
-        "arroyo.processing.processor.MetricsBuffer is patched: "
-        "arroyo uses arroyo_metrics_buffer.MetricsBuffer"
-    )
+    assert {(record.name, record.levelno) for record in caplog.records} == {
+        (LOGGER.name, logging.INFO)
+    }
+    assert caplog.messages == [
+        f"{PROCESSOR}.MetricsBuffer is patched: arroyo uses arroyo_metrics_buffer.MetricsBuffer",
+        f"{CONSUMER}.ConfluentProducer is patched: its metrics methods are arroyo_metrics_buffer's",
+    ]
 
 
 def test_a_call_on_the_hot_path_leaves_no_record(caplog: pytest.LogCaptureFixture) -> None:

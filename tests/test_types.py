@@ -39,8 +39,11 @@ def test_the_stub_and_the_extension_document_the_same_word_for_word(name: str) -
 
 
 def test_everything_public_is_documented_in_the_stub() -> None:
-    public = {name for name in vars(_core.MetricsBuffer) if not name.startswith("_")}
-    assert {"MetricsBuffer", "configure"} | {f"MetricsBuffer.{n}" for n in public} == STUB.keys()
+    public = {"configure"}
+    for cls in (_core.MetricsBuffer, _core.DeliveryBuffer):
+        methods = [name for name in vars(cls) if not name.startswith("_")]
+        public |= {cls.__name__, *(f"{cls.__name__}.{name}" for name in methods)}
+    assert public == STUB.keys()
 
 
 def test_the_package_says_that_it_is_typed() -> None:

@@ -1,11 +1,11 @@
 """The compiled part of arroyo_metrics_buffer."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Self, SupportsFloat, SupportsIndex
+from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, final
 
 from typing_extensions import disjoint_base
 
-__all__ = ["MetricsBuffer", "configure"]
+__all__ = ["DeliveryBuffer", "MetricsBuffer", "configure"]
 
 @disjoint_base
 class MetricsBuffer:
@@ -92,6 +92,79 @@ class MetricsBuffer:
     def metrics(self, metrics: Any) -> None: ...
     @metrics.deleter
     def metrics(self) -> None: ...
+
+@final
+class DeliveryBuffer:
+    """What the delivery callbacks of arroyo's `ConfluentProducer` feed.
+
+    It counts deliveries by status, keeps how long each took, and sends both to a metrics backend.
+    Every method may be called from any thread at any time, from inside the backend and after a fork
+    too. Nothing is lost and nothing is counted twice. While the backend fails, at most 1,000,000
+    latencies are kept.
+
+    Args:
+        flush_interval: Seconds that have to pass before `record()` asks for a flush, 0 or more.
+        clock: A callable that returns seconds, for tests. None stands for the one given to
+            `install()`, by default the system's monotonic coarse clock.
+
+    Raises:
+        TypeError: `flush_interval` is not a number, or `clock` not callable.
+        ValueError: `flush_interval` is negative or NaN.
+    """
+
+    def __new__(
+        cls, *, flush_interval: SupportsFloat, clock: Callable[[], float] | None = None
+    ) -> Self: ...
+    def record(self, error: object, latency: SupportsFloat | None = None) -> bool:
+        """Count one delivery.
+
+        Args:
+            error: None for a success; anything else is an error.
+            latency: Seconds that it took, or None where that is not measured.
+
+        Returns:
+            Whether the flush interval has passed, so that the caller has to flush. Of several
+            threads that call at once, one has to.
+
+        Raises:
+            TypeError: `latency` is not a number. Nothing was counted.
+        """
+
+    def add(self, counts: dict[str, int], latencies: list[float]) -> None:
+        """Add deliveries that were counted elsewhere.
+
+        Args:
+            counts: Deliveries by status, "success" or "error".
+            latencies: Seconds that they took.
+
+        Raises:
+            ValueError: There is another status. Nothing was added.
+            TypeError: A count is not an integer, or a latency not a number. Nothing was added.
+        """
+
+    def flush(self, metrics: object, producer_name: object) -> None:
+        """Send what is pending to a backend: counts, then latencies, in the order they came in.
+
+        Other threads go on recording meanwhile; what they record is pending for the next flush.
+
+        Args:
+            metrics: The backend, an object with `increment(*, name, value, tags)` and
+                `timing(*, name, value, tags)`, where `tags` is a dict.
+            producer_name: For the tags of both metrics, or None.
+
+        Raises:
+            BaseException: What the backend raised. What it had not accepted by then, the entry it
+                was called with included, is pending again. With
+                `install(on_backend_error="log")` only KeyboardInterrupt, SystemExit and
+                GeneratorExit are raised, the rest is logged.
+        """
+
+    def snapshot(self) -> tuple[dict[str, int], list[float]]:
+        """Tell what is pending, without flushing it.
+
+        Returns:
+            Deliveries by status, and the seconds that they took.
+        """
 
 def configure(
     *,

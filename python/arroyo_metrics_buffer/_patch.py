@@ -1,4 +1,4 @@
-"""Puts this package's buffer in the place of arroyo's.
+"""Puts this package's buffers in the place of arroyo's.
 
 A module that is loaded is patched at once, one that is not as soon as it is; nothing is imported
 for it. What is not recognised is left alone.
@@ -16,15 +16,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 from wrapt import register_post_import_hook
 
-from . import _core, _shape
+from . import _core
+from ._targets import TARGETS, Patch, State, Target
 
 _logger = logging.getLogger("arroyo_metrics_buffer")
-
-State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
 
 
 @dataclass(frozen=True)
@@ -55,41 +54,19 @@ class Status:
     targets: tuple[TargetStatus, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Target:
-    """A class of arroyo, the shape it is recognised by, and what replaces it."""
-
-    module: str
-    attribute: str
-    shape: _shape.Shape
-    replacement: type
-
-    @property
-    def name(self) -> str:
-        return f"{self.module}.{self.attribute}"
-
-
-_TARGETS = (
-    _Target(
-        "arroyo.processing.processor",
-        "MetricsBuffer",
-        _shape.METRICS_BUFFER,
-        _core.MetricsBuffer,
-    ),
-)
-
-# Guards the four below. Nothing is imported and nothing logged with it held: both may wait for a
-# thread that is in the import hook and waits for the lock.
-_lock = threading.Lock()
+# Guards the four below, and arroyo's classes while they change. Nothing is imported and nothing
+# logged with it held: both may wait for a thread that is in the import hook and waits for the lock.
+# Reentrant for signal handlers, which may ask for the status.
+_lock = threading.RLock()
 _disabled: str | None = "install() was not called"
 _hooked = False
-_originals: dict[_Target, Any] = {}
-_reported: dict[_Target, TargetStatus] = {}
+_patches: dict[Target, Patch] = {}
+_reported: dict[Target, TargetStatus] = {}
 
 
 def _renew_lock() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 if sys.platform != "win32":
@@ -105,8 +82,8 @@ def install(
     """Replace arroyo's metrics buffers by thread-safe ones.
 
     Importing the package does this already; call it for other settings than the defaults. The last
-    call's settings hold. Buffers that exist already stay what they are. May be called from any
-    thread, any number of times, before or after arroyo is imported.
+    call's settings hold. Processors that exist already keep arroyo's buffer, producers get the new
+    one. May be called from any thread, any number of times, before or after arroyo is imported.
 
     Args:
         clock: Returns seconds; what buffers made from now on throttle their flushes by, for tests.
@@ -128,7 +105,7 @@ def install(
     with _lock:
         _disabled = None
         hooked, _hooked = _hooked, True
-    for target in _TARGETS:
+    for target in TARGETS:
         if not hooked:
             register_post_import_hook(_hook(target), target.module)
         if target.module in sys.modules:
@@ -140,7 +117,8 @@ def install(
 def uninstall() -> Status:
     """Restore arroyo's own classes, and the settings that ``install()`` may have changed.
 
-    Buffers that exist already stay what they are. May be called from any thread.
+    Processors that exist already keep the buffer they have; producers go back to arroyo's, with
+    what is pending. May be called from any thread, but deliveries in that very moment may get lost.
 
     Returns:
         The status after it.
@@ -149,18 +127,19 @@ def uninstall() -> Status:
     _core.configure(clock=None, on_backend_error="raise")
     with _lock:
         _disabled = "uninstall() was called"
-        for target, original in _originals.items():
-            module = sys.modules.get(target.module)
-            if getattr(module, target.attribute, None) is target.replacement:
-                setattr(module, target.attribute, original)
-        _originals.clear()
+        reverted = list(_patches.values())
+        for patch in reverted:
+            patch.revert()
+        _patches.clear()
         _reported.clear()
+    for patch in reverted:
+        patch.clean_up()
     return status()
 
 
 def status() -> Status:
     """Tell which of arroyo's classes are replaced at this moment. May be called from any thread."""
-    return Status(tuple(map(_status, _TARGETS)))
+    return Status(tuple(map(_status, TARGETS)))
 
 
 def install_on_import() -> None:
@@ -172,7 +151,7 @@ def install_on_import() -> None:
         install()
 
 
-def _hook(target: _Target) -> Callable[[ModuleType], None]:
+def _hook(target: Target) -> Callable[[ModuleType], None]:
     def imported(_module: ModuleType) -> None:
         _patch(target)
         _report(target)
@@ -180,52 +159,42 @@ def _hook(target: _Target) -> Callable[[ModuleType], None]:
     return imported
 
 
-def _patch(target: _Target) -> None:
+def _patch(target: Target) -> None:
     """Patch a module that is loaded, or is being loaded."""
     # Waits if another thread is in the middle of importing it. Should that thread fail, so would
     # this import; then there is nothing to patch yet, and the hook is still in place.
     with suppress(ImportError):
         module = importlib.import_module(target.module)
         with _lock:
-            original = getattr(module, target.attribute, None)
-            if _disabled is None and _shape.difference(original, target.shape) is None:
-                _originals[target] = original
-                setattr(module, target.attribute, target.replacement)
+            state, _ = target.judge(getattr(module, target.attribute, None))
+            if _disabled is None and state == "waiting":
+                _patches[target] = patch = target.patch(module)
+                patch.apply()
 
 
-def _status(target: _Target) -> TargetStatus:
+def _status(target: Target) -> TargetStatus:
     state, reason = _state(target)
     return TargetStatus(target.name, state, reason)
 
 
-def _state(target: _Target) -> tuple[State, str]:
+def _state(target: Target) -> tuple[State, str]:
     if (disabled := _disabled) is not None:
         return "disabled", disabled
     module = sys.modules.get(target.module)
     if module is None:
         return _state_before_import(target)
-    return _state_of(getattr(module, target.attribute, None), target)
+    with _lock:
+        return target.judge(getattr(module, target.attribute, None))
 
 
-def _state_before_import(target: _Target) -> tuple[State, str]:
+def _state_before_import(target: Target) -> tuple[State, str]:
     package = target.module.partition(".")[0]
     if not _can_be_imported(package):
         return "missing", f"{package} is not installed"
     return "waiting", f"{target.module} is not imported yet"
 
 
-def _state_of(current: object, target: _Target) -> tuple[State, str]:
-    if current is None:
-        return "missing", f"{target.module} has no {target.attribute}"
-    if isinstance(current, type) and issubclass(current, target.replacement):
-        return "patched", f"arroyo uses {current.__module__}.{current.__qualname__}"
-    difference = _shape.difference(current, target.shape)
-    if difference is None:
-        return "waiting", f"{target.module} was imported anew, call install() to patch it"
-    return "unknown", f"{target.name} is left alone: {difference}"
-
-
-def _report(target: _Target) -> None:
+def _report(target: Target) -> None:
     """Log what has become of a target, once."""
     now = _status(target)
     with _lock:

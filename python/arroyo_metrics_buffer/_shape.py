@@ -1,49 +1,53 @@
-"""Which classes of arroyo this package knows how to replace.
+"""Which classes of arroyo this package knows.
 
-A class is known by its methods: the parameters of each, and the names that its code uses. That
-tells a release that changed what the class does, or that took a lock into it, from one that moved
-it or reformatted it; and it does not depend on version numbers, which a fork of arroyo may change.
+A class is known by its base and its methods: the parameters of each, and the words in its code.
+That tells a release that changed what the class does, or that took a lock into it, from one that
+moved it or reformatted it; and it does not depend on version numbers, which a fork of arroyo may
+change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import FunctionType
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
 
 
 class Method(NamedTuple):
-    """What is compared of a method."""
+    """What is compared of a method: its parameters, and the names and strings in its code."""
 
     parameters: tuple[str, ...]
-    names: frozenset[str]
+    words: frozenset[str]
 
 
-Shape = Mapping[str, Method]
-"""A class: its methods by name."""
+class Shape(NamedTuple):
+    """What is compared of a class: the name of its base, and its methods by name."""
+
+    base: str
+    methods: Mapping[str, Method]
 
 
 def difference(cls: object, known: Shape) -> str | None:
     """How a class differs from the known shape, in words; None if it does not."""
     if not isinstance(cls, type):
         return f"it is not a class but {type(cls).__name__!r}"
-    if cls.__bases__ != (object,):
-        return "it has a base class"
-    actual = _shape_of(cls)
-    for name in sorted(known.keys() | actual.keys()):
+    if (bases := [base.__name__ for base in cls.__bases__]) != [known.base]:
+        return f"its base is {' and '.join(bases)}, not {known.base}"
+    actual = _methods(cls)
+    for name in sorted(known.methods.keys() | actual.keys()):
         if name not in actual:
             return f"it has no method {name}()"
-        if name not in known:
+        if name not in known.methods:
             return f"its method {name}() is not known"
-        if actual[name] != known[name]:
+        if actual[name] != known.methods[name]:
             return f"its method {name}() is another"
     return None
 
 
-def _shape_of(cls: type) -> Shape:
+def _methods(cls: type) -> Mapping[str, Method]:
     return {
-        name: Method(_parameters(value), frozenset(value.__code__.co_names))
-        for name, value in vars(cls).items()
+        name: Method(_parameters(value), frozenset(_words(value.__code__)) - {value.__doc__})
+        for name, value in vars(cls).copy().items()
         if isinstance(value, FunctionType)
     }
 
@@ -53,35 +57,159 @@ def _parameters(function: FunctionType) -> tuple[str, ...]:
     return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
-def _method(*parameters: str, names: str) -> Method:
-    return Method(("self", *parameters), frozenset(names.split()))
+def _words(part: Any) -> Iterator[str]:
+    """The names and strings in a function's code, or in a constant of it."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, tuple):
+        for item in part:
+            yield from _words(item)
+    elif isinstance(part, CodeType):
+        yield from part.co_names
+        yield from _words(part.co_consts)
 
 
-METRICS_BUFFER: Shape = {
-    "__init__": _method(
-        names="metrics get_metrics defaultdict float int"
-        " _MetricsBuffer__timers _MetricsBuffer__counters _MetricsBuffer__reset"
-    ),
-    "incr_timing": _method(
-        "metric",
-        "duration",
-        names="_MetricsBuffer__timers _MetricsBuffer__throttled_record",
-    ),
-    "incr_counter": _method(
-        "metric",
-        "delta",
-        names="_MetricsBuffer__counters _MetricsBuffer__throttled_record",
-    ),
-    "flush": _method(
-        names="metrics timing increment items"
-        " _MetricsBuffer__timers _MetricsBuffer__counters _MetricsBuffer__reset"
-    ),
-    "_MetricsBuffer__reset": _method(
-        names="clear time"
-        " _MetricsBuffer__timers _MetricsBuffer__counters _MetricsBuffer__last_record_time"
-    ),
-    "_MetricsBuffer__throttled_record": _method(
-        names="METRICS_FREQUENCY_SEC flush time _MetricsBuffer__last_record_time"
-    ),
-}
+def _method(parameters: str, words: str) -> Method:
+    return Method(("self", *parameters.split()), frozenset(words.split()))
+
+
+METRICS_BUFFER = Shape(
+    "object",
+    {
+        "__init__": _method(
+            "",
+            "metrics get_metrics defaultdict float int"
+            " _MetricsBuffer__timers _MetricsBuffer__counters _MetricsBuffer__reset",
+        ),
+        "incr_timing": _method(
+            "metric duration", "_MetricsBuffer__timers _MetricsBuffer__throttled_record"
+        ),
+        "incr_counter": _method(
+            "metric delta", "_MetricsBuffer__counters _MetricsBuffer__throttled_record"
+        ),
+        "flush": _method(
+            "",
+            "metrics timing increment items"
+            " _MetricsBuffer__timers _MetricsBuffer__counters _MetricsBuffer__reset",
+        ),
+        "_MetricsBuffer__reset": _method(
+            "",
+            "clear time"
+            " _MetricsBuffer__timers _MetricsBuffer__counters _MetricsBuffer__last_record_time",
+        ),
+        "_MetricsBuffer__throttled_record": _method(
+            "", "METRICS_FREQUENCY_SEC flush time _MetricsBuffer__last_record_time"
+        ),
+    },
+)
 """``arroyo.processing.processor.MetricsBuffer`` of sentry-arroyo 2.28.0 to 2.48.0."""
+
+_INIT_2_38_5 = (
+    "super __init__ dict get client.id producer_name get_metrics defaultdict int"
+    " _ConfluentProducer__metrics _ConfluentProducer__produce_counters"
+    " _ConfluentProducer__reset_metrics"
+)
+_PRODUCE = "super produce pop callback on_delivery _ConfluentProducer__delivery_callback"
+_WRAPPED = (
+    "_ConfluentProducer__metrics_delivery_callback error message return None"
+    " Optional[KafkaError] ConfluentMessage"
+)
+_STATUS = (
+    "increment items name value tags status producer_name arroyo.producer.produce_status"
+    " _ConfluentProducer__metrics _ConfluentProducer__produce_counters"
+    " _ConfluentProducer__reset_metrics"
+)
+_RESET = "clear time _ConfluentProducer__produce_counters _ConfluentProducer__last_record_time"
+_THROTTLED_RECORD = (
+    "METRICS_FREQUENCY_SEC time _ConfluentProducer__last_record_time"
+    " _ConfluentProducer__flush_metrics"
+)
+
+PRODUCER_2_38_5 = Shape(
+    "Producer",
+    {
+        "__init__": _method("configuration", _INIT_2_38_5),
+        "_ConfluentProducer__metrics_delivery_callback": _method(
+            "error _message",
+            "success error _ConfluentProducer__produce_counters"
+            " _ConfluentProducer__throttled_record",
+        ),
+        "_ConfluentProducer__delivery_callback": _method("user_callback", _WRAPPED),
+        "produce": _method("", _PRODUCE),
+        "_ConfluentProducer__flush_metrics": _method("", _STATUS),
+        "flush": _method("timeout", "super flush _ConfluentProducer__flush_metrics"),
+        "_ConfluentProducer__reset_metrics": _method("", _RESET),
+        "_ConfluentProducer__throttled_record": _method("", _THROTTLED_RECORD),
+    },
+)
+"""``arroyo.backends.kafka.consumer.ConfluentProducer`` of 2.38.5 to 2.40.1."""
+
+PRODUCER_2_31_2 = Shape(
+    "Producer",
+    {
+        **PRODUCER_2_38_5.methods,
+        "__init__": _method("configuration", _INIT_2_38_5.replace(" dict ", " ")),
+        "flush": _method("timeout", "super flush cast int _ConfluentProducer__flush_metrics"),
+    },
+)
+"""The same of 2.31.2 to 2.38.4."""
+
+PRODUCER_2_40_3 = Shape(
+    "Producer",
+    {
+        **PRODUCER_2_38_5.methods,
+        "__init__": _method(
+            "configuration", _INIT_2_38_5 + " _ConfluentProducer__callback_latency"
+        ),
+        "_ConfluentProducer__metrics_delivery_callback": _method(
+            "error _message time_of_produce",
+            "success error append time _ConfluentProducer__produce_counters"
+            " _ConfluentProducer__callback_latency _ConfluentProducer__throttled_record",
+        ),
+        "_ConfluentProducer__delivery_callback": _method(
+            "user_callback time_of_produce", _WRAPPED + " partial time_of_produce float"
+        ),
+        "produce": _method("", _PRODUCE + " time"),
+        "_ConfluentProducer__flush_metrics": _method(
+            "",
+            _STATUS + " timing arroyo.producer.callback_latency N/A"
+            " _ConfluentProducer__callback_latency",
+        ),
+        "_ConfluentProducer__reset_metrics": _method(
+            "", _RESET + " _ConfluentProducer__callback_latency"
+        ),
+    },
+)
+"""The same of 2.40.3 to 2.48.0."""
+
+_UNBUFFERED = "increment arroyo.producer.produce_status success error tags status"
+
+PRODUCER_2_31_1 = Shape(
+    "Producer",
+    {
+        "__init__": _method(
+            "configuration",
+            "super __init__ get client.id producer_name get_metrics _ConfluentProducer__metrics",
+        ),
+        "_ConfluentProducer__metrics_delivery_callback": _method(
+            "error _message", _UNBUFFERED + " producer_name _ConfluentProducer__metrics"
+        ),
+        "_ConfluentProducer__delivery_callback": _method("user_callback", _WRAPPED),
+        "produce": _method("", _PRODUCE),
+    },
+)
+"""The same of 2.31.1, which sends every metric at once."""
+
+PRODUCER_2_31_0 = Shape(
+    "Producer",
+    {
+        **PRODUCER_2_31_1.methods,
+        "__init__": _method(
+            "configuration", "super __init__ get_metrics _ConfluentProducer__metrics"
+        ),
+        "_ConfluentProducer__metrics_delivery_callback": _method(
+            "error _message", _UNBUFFERED + " _ConfluentProducer__metrics"
+        ),
+    },
+)
+"""The same of 2.31.0."""

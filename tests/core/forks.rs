@@ -15,9 +15,11 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use arroyo_metrics_buffer::fork::{self, AtFork};
-use arroyo_metrics_buffer::pending::{self, Contents, Pending};
+use arroyo_metrics_buffer::lock::Shared;
+use arroyo_metrics_buffer::pending::{Contents, Pending};
+use arroyo_metrics_buffer::totals;
 
-type Totals = pending::Totals<&'static str>;
+type Totals = totals::Totals<&'static str>;
 
 /// For a child, its own children included.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -118,7 +120,7 @@ fn in_two_threads(body: &(dyn Fn() + Sync)) {
 /// What a child may expect of every buffer that its parent had.
 fn starts_empty_and_works(buffers: &[Pending<Totals>]) {
     for buffer in buffers {
-        assert!(buffer.lock().is_empty());
+        assert!(buffer.lock().entries() == 0);
         in_two_threads(&|| {
             add(buffer, "child");
         });
@@ -201,11 +203,11 @@ impl Drop for OwnersName {
 #[test]
 fn a_child_frees_no_name_of_its_parent() {
     in_time(|| {
-        let pending = Pending::<pending::Totals<_>>::new(1.0, 0.0);
+        let pending = Pending::<totals::Totals<_>>::new(1.0, 0.0);
         pending.lock().timers.add(b"timer", 0, OwnersName::new, 1.0).expect("timers have no range");
         pending.lock().counters.add(b"counter", 0, OwnersName::new, 1).expect("in range");
-        in_a_child(PATIENCE, || assert!(pending.lock().is_empty()));
-        assert_eq!(pending.lock().len(), 2);
+        in_a_child(PATIENCE, || assert!(pending.lock().entries() == 0));
+        assert_eq!(pending.lock().entries(), 2);
     });
 }
 
@@ -217,7 +219,7 @@ fn a_buffer_that_is_dropped_during_a_fork_is_freed_by_its_owner() {
         let forking = AtomicBool::new(true);
         let make_and_drop = || {
             while forking.load(Ordering::Relaxed) {
-                let buffer = Pending::<pending::Totals<_>>::new(1.0, 0.0);
+                let buffer = Pending::<totals::Totals<_>>::new(1.0, 0.0);
                 let added = buffer.lock().timers.add(b"timer", 0, OwnersName::new, 1.0);
                 added.expect("timers have no range");
             }
@@ -226,32 +228,26 @@ fn a_buffer_that_is_dropped_during_a_fork_is_freed_by_its_owner() {
             let owners = [(); 4].map(|()| scope.spawn(make_and_drop));
             let forks = scope.spawn(|| (0..150).for_each(|_| in_a_child(PATIENCE, || ()))).join();
             forking.store(false, Ordering::Relaxed);
-            owners.into_iter().map(thread::ScopedJoinHandle::join).fold(forks, Result::and).unwrap();
+            owners
+                .into_iter()
+                .map(thread::ScopedJoinHandle::join)
+                .fold(forks, Result::and)
+                .unwrap();
         });
     });
 }
 
-/// Contents that leave `AtFork` as it is.
-#[derive(Default)]
+/// A value that leaves `AtFork` as it is.
 struct Inherited(u32);
 
 impl AtFork for Inherited {}
 
-impl Contents for Inherited {
-    type Leftover = ();
-
-    fn merge(&mut self, newer: Self) {
-        self.0 += newer.0;
-    }
-}
-
 #[test]
-fn a_child_inherits_contents_that_do_not_empty_themselves() {
+fn a_child_inherits_what_does_not_empty_itself() {
     in_time(|| {
-        let pending = Pending::<Inherited>::new(1.0, 0.0);
-        pending.lock().0 = 7;
-        in_a_child(PATIENCE, || assert_eq!(pending.lock().0, 7));
-        assert_eq!(pending.lock().0, 7);
+        let shared = Shared::new(Inherited(7));
+        in_a_child(PATIENCE, || assert_eq!(shared.lock().0, 7));
+        assert_eq!(shared.lock().0, 7);
     });
 }
 
@@ -259,7 +255,7 @@ fn a_child_inherits_contents_that_do_not_empty_themselves() {
 fn a_buffer_that_is_dropped_is_not_kept_for_forks_to_come() {
     in_time(|| {
         let name = Arc::new(());
-        let pending = Pending::<pending::Totals<_>>::new(1.0, 0.0);
+        let pending = Pending::<totals::Totals<_>>::new(1.0, 0.0);
         let added = pending.lock().counters.add(b"name", 0, || name.clone(), 1);
         added.expect("in range");
         drop(pending);

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arroyo_metrics_buffer::pending::{self, Pending, Taken};
+use arroyo_metrics_buffer::pending::{Contents, Pending, Taken};
 use arroyo_metrics_buffer::sums::{OutOfRange, Sums, Total};
+use arroyo_metrics_buffer::totals;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -27,7 +28,7 @@ struct Object {
 }
 
 type Name = Arc<Object>;
-type Totals = pending::Totals<Name>;
+type Totals = totals::Totals<Name>;
 
 #[derive(Clone, Debug)]
 enum Operation {
@@ -159,7 +160,7 @@ impl Buffer {
             return;
         }
         let mut taken = self.in_flight.remove(flush.index(self.in_flight.len()));
-        let accepted = accepted.index(taken.contents.len() + 1);
+        let accepted = accepted.index(taken.contents.entries() + 1);
         self.sent.extend(entries(&taken.contents).into_iter().take(accepted));
         taken.contents.forget_first(accepted);
         self.pending.put_back(taken.contents);

@@ -9,10 +9,11 @@ use std::sync::{Arc, Barrier, Weak};
 use std::thread;
 use std::time::Duration;
 
-use arroyo_metrics_buffer::pending::{self, Pending};
+use arroyo_metrics_buffer::pending::{Contents, Pending};
 use arroyo_metrics_buffer::sums::{Sums, Total};
+use arroyo_metrics_buffer::totals;
 
-type Totals = pending::Totals<&'static str>;
+type Totals = totals::Totals<&'static str>;
 
 /// More than are looked for by identity, so that some go by their text.
 const TIMERS: [&str; 10] = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t9"];
@@ -177,7 +178,7 @@ fn threads_that_race_are_told_to_flush_more_than_an_interval_apart() {
 }
 
 /// A name that calls the buffer it was in when it is freed, as the `__del__` of a `str` may.
-struct CallsBack(Weak<Pending<pending::Totals<CallsBack>>>);
+struct CallsBack(Weak<Pending<totals::Totals<CallsBack>>>);
 
 impl Drop for CallsBack {
     fn drop(&mut self) {
@@ -189,7 +190,7 @@ impl Drop for CallsBack {
     }
 }
 
-fn add_calling_back(pending: &Arc<Pending<pending::Totals<CallsBack>>>, name: &str) {
+fn add_calling_back(pending: &Arc<Pending<totals::Totals<CallsBack>>>, name: &str) {
     let new_name = || CallsBack(Arc::downgrade(pending));
     pending.lock().counters.add(name.as_bytes(), 0, new_name, 1).expect("in range");
 }
@@ -206,7 +207,7 @@ fn a_name_that_is_freed_may_call_the_buffer_it_was_in() {
         let twice = pending.put_back(taken.contents);
         assert_eq!(twice.len(), 1);
         drop(twice);
-        let counts = |pending: &Pending<pending::Totals<CallsBack>>| {
+        let counts = |pending: &Pending<totals::Totals<CallsBack>>| {
             pending.lock().counters.iter().map(|(_, total)| total).collect::<Vec<_>>()
         };
         assert_eq!(counts(&pending), [2, 2], "twice, and freed");
@@ -219,10 +220,10 @@ fn a_name_that_is_freed_may_call_the_buffer_it_was_in() {
 fn a_name_that_is_freed_with_its_buffer_may_use_others() {
     in_time(|| {
         let other = Arc::new(Pending::new(1.0, 0.0));
-        let buffer = Pending::<pending::Totals<CallsBack>>::new(1.0, 0.0);
+        let buffer = Pending::<totals::Totals<CallsBack>>::new(1.0, 0.0);
         let name = CallsBack(Arc::downgrade(&other));
         buffer.lock().counters.add(b"name", 0, || name, 1).expect("in range");
         drop(buffer);
-        assert_eq!(other.lock().len(), 1);
+        assert_eq!(other.lock().entries(), 1);
     });
 }

@@ -1,0 +1,106 @@
+//! What a producer's delivery callbacks accumulate.
+
+use std::mem;
+
+use foldhash::fast::FixedState;
+use indexmap::IndexMap;
+
+use crate::fork::AtFork;
+use crate::pending::Contents;
+
+/// How many latency samples are kept at most: 8 MB of them. Without a bound, an outage of the metrics
+/// backend would fill the memory.
+pub const MAX_LATENCIES: usize = 1_000_000;
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// The broker has it.
+    Success,
+    /// It was given up.
+    Error,
+}
+
+/// Deliveries counted by status, and how long each took.
+#[derive(Debug, Default)]
+pub struct Deliveries {
+    /// In the order of first touch.
+    counts: IndexMap<Status, u64, FixedState>,
+    /// Seconds, in the order of the deliveries.
+    latencies: Vec<f64>,
+    dropped: u64,
+}
+
+impl Deliveries {
+    /// Counts one delivery, which took `latency` seconds if that is measured.
+    #[inline]
+    pub fn record(&mut self, status: Status, latency: Option<f64>) {
+        self.add(status, 1);
+        if let Some(latency) = latency {
+            if self.latencies.len() < MAX_LATENCIES {
+                self.latencies.push(latency);
+            } else {
+                self.dropped += 1;
+            }
+        }
+    }
+
+    /// Counts many deliveries of one status.
+    #[inline]
+    pub fn add(&mut self, status: Status, count: u64) {
+        *self.counts.entry(status).or_default() += count;
+    }
+
+    /// Adds samples, as far as there is room for them.
+    pub fn add_latencies(&mut self, mut latencies: Vec<f64>) {
+        let there_are = latencies.len();
+        latencies.truncate(MAX_LATENCIES - self.latencies.len());
+        self.dropped += (there_are - latencies.len()) as u64;
+        self.latencies.append(&mut latencies);
+    }
+
+    /// Deliveries by status.
+    pub fn counts(&self) -> impl Iterator<Item = (Status, u64)> {
+        self.counts.iter().map(|(status, count)| (*status, *count))
+    }
+
+    /// Seconds that deliveries took.
+    pub fn latencies(&self) -> &[f64] {
+        &self.latencies
+    }
+}
+
+impl Contents for Deliveries {
+    type Leftover = ();
+
+    fn entries(&self) -> usize {
+        self.counts.len() + self.latencies.len()
+    }
+
+    /// Counts are sent first, then latencies.
+    fn forget_first(&mut self, count: usize) {
+        let counts = count.min(self.counts.len());
+        self.counts.drain(..counts);
+        let latencies = (count - counts).min(self.latencies.len());
+        self.latencies.drain(..latencies);
+    }
+
+    fn merge(&mut self, newer: Self) {
+        for (status, count) in newer.counts {
+            self.add(status, count);
+        }
+        self.add_latencies(newer.latencies);
+        self.dropped += newer.dropped;
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+impl AtFork for Deliveries {
+    /// The parent reports what was pending.
+    fn after_fork_in_child(&mut self) {
+        mem::take(self);
+    }
+}

@@ -1,0 +1,184 @@
+//! The Python class `DeliveryBuffer`.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{IntoPyDict, PyDict, PyFloat, PyInt, PyString};
+
+use crate::arguments;
+use crate::buffer::Buffer;
+use crate::deliveries::{Deliveries, Status};
+use crate::keywords::Keywords;
+use crate::pending::Contents;
+
+/// What the delivery callbacks of arroyo's `ConfluentProducer` feed.
+///
+/// It counts deliveries by status, keeps how long each took, and sends both to a metrics backend.
+/// Every method may be called from any thread at any time, from inside the backend and after a fork
+/// too. Nothing is lost and nothing is counted twice. While the backend fails, at most 1,000,000
+/// latencies are kept.
+///
+/// Args:
+///     flush_interval: Seconds that have to pass before `record()` asks for a flush, 0 or more.
+///     clock: A callable that returns seconds, for tests. None stands for the one given to
+///         `install()`, by default the system's monotonic coarse clock.
+///
+/// Raises:
+///     TypeError: `flush_interval` is not a number, or `clock` not callable.
+///     ValueError: `flush_interval` is negative or NaN.
+#[pyclass(frozen, module = "arroyo_metrics_buffer._core")]
+pub struct DeliveryBuffer {
+    buffer: Buffer<Deliveries>,
+}
+
+/// As arroyo names them in its calls of a backend.
+static ENTRY: Keywords<3> = Keywords::new(["name", "value", "tags"]);
+
+#[pymethods]
+impl DeliveryBuffer {
+    #[new]
+    #[pyo3(signature = (*, flush_interval, clock=None))]
+    fn new(
+        py: Python<'_>,
+        flush_interval: &Bound<'_, PyAny>,
+        clock: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let flush_interval = arguments::interval("flush_interval", flush_interval)?;
+        Ok(Self { buffer: Buffer::new(py, flush_interval, clock)? })
+    }
+
+    /// Count one delivery.
+    ///
+    /// Args:
+    ///     error: None for a success; anything else is an error.
+    ///     latency: Seconds that it took, or None where that is not measured.
+    ///
+    /// Returns:
+    ///     Whether the flush interval has passed, so that the caller has to flush. Of several
+    ///     threads that call at once, one has to.
+    ///
+    /// Raises:
+    ///     TypeError: `latency` is not a number. Nothing was counted.
+    #[pyo3(signature = (error, latency=None))]
+    fn record(
+        &self,
+        py: Python<'_>,
+        error: &Bound<'_, PyAny>,
+        latency: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        let status = if error.is_none() { Status::Success } else { Status::Error };
+        let latency = latency.map(|latency| arguments::float("latency", latency)).transpose()?;
+        self.buffer.lock().record(status, latency);
+        self.buffer.is_due(py)
+    }
+
+    /// Add deliveries that were counted elsewhere.
+    ///
+    /// Args:
+    ///     counts: Deliveries by status, "success" or "error".
+    ///     latencies: Seconds that they took.
+    ///
+    /// Raises:
+    ///     ValueError: There is another status. Nothing was added.
+    ///     TypeError: A count is not an integer, or a latency not a number. Nothing was added.
+    fn add(&self, counts: &Bound<'_, PyDict>, latencies: Vec<f64>) -> PyResult<()> {
+        let counts: Vec<(String, u64)> = counts.items().extract()?;
+        let counts = counts
+            .into_iter()
+            .map(|(name, count)| Ok((status(&name)?, count)))
+            .collect::<PyResult<Vec<_>>>()?;
+        let mut deliveries = self.buffer.lock();
+        for (status, count) in counts {
+            deliveries.add(status, count);
+        }
+        deliveries.add_latencies(latencies);
+        Ok(())
+    }
+
+    /// Send what is pending to a backend: counts, then latencies, in the order they came in.
+    ///
+    /// Other threads go on recording meanwhile; what they record is pending for the next flush.
+    ///
+    /// Args:
+    ///     metrics: The backend, an object with `increment(*, name, value, tags)` and
+    ///         `timing(*, name, value, tags)`, where `tags` is a dict.
+    ///     producer_name: For the tags of both metrics, or None.
+    ///
+    /// Raises:
+    ///     BaseException: What the backend raised. What it had not accepted by then, the entry it
+    ///         was called with included, is pending again. With
+    ///         `install(on_backend_error="log")` only KeyboardInterrupt, SystemExit and
+    ///         GeneratorExit are raised, the rest is logged.
+    fn flush(&self, metrics: &Bound<'_, PyAny>, producer_name: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = metrics.py();
+        self.buffer.flush(py, |deliveries, sending| {
+            let producer_name = Some(producer_name).filter(|name| !name.is_none());
+            let (counts, increment) = (deliveries.counts(), intern!(py, "increment"));
+            sending.each(counts, metrics, increment, |increment, (status, count)| {
+                let metric = intern!(py, "arroyo.producer.produce_status");
+                let tags = PyDict::new(py);
+                tags.set_item(intern!(py, "status"), name(py, status))?;
+                if let Some(name) = producer_name {
+                    tags.set_item(intern!(py, "producer_name"), name)?;
+                }
+                ENTRY.call(increment, [metric, &PyInt::new(py, count), &tags])
+            })?;
+            let producer_name = producer_name.unwrap_or(intern!(py, "N/A"));
+            let (latencies, timing) = (deliveries.latencies(), intern!(py, "timing"));
+            sending.each(latencies, metrics, timing, |timing, seconds| {
+                let metric = intern!(py, "arroyo.producer.callback_latency");
+                let tags = PyDict::new(py);
+                tags.set_item(intern!(py, "producer_name"), producer_name)?;
+                ENTRY.call(timing, [metric, &PyFloat::new(py, *seconds), &tags])
+            })
+        })
+    }
+
+    /// Tell what is pending, without flushing it.
+    ///
+    /// Returns:
+    ///     Deliveries by status, and the seconds that they took.
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Vec<f64>)> {
+        let deliveries = self.buffer.lock();
+        let counts: Vec<_> = deliveries.counts().collect();
+        let latencies = deliveries.latencies().to_vec();
+        drop(deliveries); // making a dict can run Python code
+        Ok((dict(py, counts)?, latencies))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let deliveries = self.buffer.lock();
+        let counts: Vec<_> = deliveries.counts().collect();
+        let (latencies, dropped) = (deliveries.latencies().len(), deliveries.dropped());
+        drop(deliveries);
+        let counts = dict(py, counts)?;
+        Ok(format!("<DeliveryBuffer counts={counts} latencies={latencies} dropped={dropped}>"))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.buffer.traverse(&visit)
+    }
+}
+
+fn dict(py: Python<'_>, counts: Vec<(Status, u64)>) -> PyResult<Bound<'_, PyDict>> {
+    counts.into_iter().map(|(status, count)| (name(py, status), count)).into_py_dict(py)
+}
+
+fn name(py: Python<'_>, status: Status) -> &Bound<'_, PyString> {
+    match status {
+        Status::Success => intern!(py, "success"),
+        Status::Error => intern!(py, "error"),
+    }
+}
+
+fn status(name: &str) -> PyResult<Status> {
+    match name {
+        "success" => Ok(Status::Success),
+        "error" => Ok(Status::Error),
+        other => {
+            let message = format!("status must be 'success' or 'error', not {other:?}");
+            Err(PyValueError::new_err(message))
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What a `MetricsBuffer` accumulates.
+
+use std::mem;
+
+use crate::fork::AtFork;
+use crate::pending::Contents;
+use crate::sums::Sums;
+
+/// Totals of timers and counters; `N` is what they have for a name.
+#[derive(Debug)]
+pub struct Totals<N> {
+    /// Seconds by name.
+    pub timers: Sums<N, f64>,
+    /// Counts by name.
+    pub counters: Sums<N, i128>,
+}
+
+impl<N> Default for Totals<N> {
+    fn default() -> Self {
+        Self { timers: Sums::default(), counters: Sums::default() }
+    }
+}
+
+impl<N: Send + 'static> Contents for Totals<N> {
+    type Leftover = Vec<N>;
+
+    fn entries(&self) -> usize {
+        self.timers.len() + self.counters.len()
+    }
+
+    /// Timers are sent first, then counters.
+    fn forget_first(&mut self, count: usize) {
+        let timers = self.timers.len();
+        self.timers.forget_first(count);
+        self.counters.forget_first(count.saturating_sub(timers));
+    }
+
+    fn merge(&mut self, newer: Self) -> Vec<N> {
+        let mut leftover = self.timers.merge(newer.timers);
+        leftover.extend(self.counters.merge(newer.counters));
+        leftover
+    }
+}
+
+impl<N: Send + 'static> AtFork for Totals<N> {
+    /// The parent reports what was pending. Leaked rather than dropped: names are Python objects,
+    /// and a child has at most a few dozen of them, whose memory it shares with its parent.
+    fn after_fork_in_child(&mut self) {
+        mem::forget(mem::take(self));
+    }
+}
