@@ -6,13 +6,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The first and the last of each stretch of arroyo's releases in which its producer is the same.
+RELEASES := 2.30.0 2.31.0 2.31.1 2.31.2 2.38.4 2.38.5 2.40.1 2.40.3 2.48.0
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 
 # Runs a command that says much about the usual: its output is shown if it fails.
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format wheel bench clean
+.PHONY: help install releases demo test lint format wheel bench clean
 
 help:
 	@sed -n '1,4s/^# \{0,1\}//p' Makefile
@@ -38,8 +40,15 @@ install: $(VENV)/built
 demo: install
 	@$(BIN)/python -m arroyo_metrics_buffer demo
 
+# Releases of arroyo to test with, beside the one that is installed.
+releases: $(RELEASES:%=$(VENV)/arroyo/%)
+
+$(VENV)/arroyo/%: | $(VENV)/tools
+	@echo "installing sentry-arroyo $*"
+	@$(BIN)/pip install --quiet --no-deps --target $@ sentry-arroyo==$*
+
 # The core alone first: it needs no Python, and a failure there explains one that comes later.
-test: install
+test: install releases
 	@cargo test --quiet --locked --no-default-features
 	@$(BIN)/python -m pytest --quiet
 

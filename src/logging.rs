@@ -43,7 +43,7 @@ pub fn flushed(py: Python<'_>, entries: usize, dropped: u64, start: Instant) -> 
         log::debug!(target: LOGGER, "flushed {entries} entries in {microseconds} µs");
     }
     if dropped > 0 {
-        log::warn!(target: LOGGER, "flushed again, but {}", dropped_message(dropped));
+        log::warn!(target: LOGGER, "flushed {entries} entries; {}", dropped_message(dropped));
     }
     raised(py)
 }
@@ -94,7 +94,7 @@ fn put_back_message(sent: usize, unsent: usize, dropped: u64) -> String {
 }
 
 fn dropped_message(dropped: u64) -> String {
-    format!("{dropped} latency samples were dropped, since at most {MAX_LATENCIES} are kept")
+    format!("{dropped} latency samples were dropped, at most {MAX_LATENCIES} are kept")
 }
 
 /// The exception that logging left set, if any: `log` can't return it, and a function that returns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from typing import Literal, NamedTuple
@@ -76,3 +77,51 @@ class Slow(Recorder):
         self.entered.set()
         assert self.released.wait(30)
         super().increment(name, value)
+
+
+STATUS = "arroyo.producer.produce_status"
+LATENCY = "arroyo.producer.callback_latency"
+
+
+class TaggedCall(NamedTuple):
+    """One call of a backend's method by a producer."""
+
+    method: str
+    name: str
+    value: float
+    tags: dict[str, str]
+
+
+class ProducerBackend:
+    """Records calls as a producer makes them, by keywords only, and may refuse some."""
+
+    def __init__(self) -> None:
+        self.calls: list[TaggedCall] = []
+        self.error: BaseException | None = None
+        self.accepts: float = math.inf
+
+    def increment(self, *, name: str, value: int, tags: dict[str, str]) -> None:
+        self._record("increment", name, value, tags)
+
+    def timing(self, *, name: str, value: float, tags: dict[str, str]) -> None:
+        self._record("timing", name, value, tags)
+
+    def gauge(self, *_: object, **__: object) -> None: ...
+
+    def _record(self, method: str, name: str, value: float, tags: dict[str, str]) -> None:
+        if self.accepts <= 0:
+            raise self.error or Outage
+        self.accepts -= 1
+        self.calls.append(TaggedCall(method, name, value, tags))
+
+    def counts(self) -> Counter[str]:
+        """Deliveries by status."""
+        counts: Counter[str] = Counter()
+        for call in self.calls:
+            if call.name == STATUS:
+                counts[call.tags["status"]] += int(call.value)
+        return counts
+
+    def latencies(self) -> list[float]:
+        """Seconds, in the order they were sent."""
+        return [call.value for call in self.calls if call.name == LATENCY]

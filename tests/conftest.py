@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from arroyo.processing import processor
+from arroyo.utils.metrics import configure_metrics, get_metrics
 
 import arroyo_metrics_buffer
+from backends import ProducerBackend
 
 
 @pytest.fixture
@@ -35,3 +38,13 @@ def upstream() -> type:
     original: type = processor.MetricsBuffer
     arroyo_metrics_buffer.install()
     return original
+
+
+@pytest.fixture
+def backend() -> Iterator[ProducerBackend]:
+    """What the producers report to that are made in the test."""
+    before = get_metrics()
+    backend: Any = ProducerBackend()
+    configure_metrics(backend, force=True)
+    yield backend
+    configure_metrics(before, force=True)

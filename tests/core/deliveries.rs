@@ -1,0 +1,166 @@
+//! Deliveries: counted by status, sampled one by one, bounded.
+
+use std::thread;
+
+use arroyo_metrics_buffer::deliveries::{Deliveries, MAX_LATENCIES, Status};
+use arroyo_metrics_buffer::pending::{Contents, Pending};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+/// What a backend is sent, in order.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Entry {
+    Count(Status, u64),
+    Latency(f64),
+}
+
+fn entries(deliveries: &Deliveries) -> Vec<Entry> {
+    let counts = deliveries.counts().map(|(status, count)| Entry::Count(status, count));
+    counts.chain(deliveries.latencies().iter().copied().map(Entry::Latency)).collect()
+}
+
+fn count(entries: &[Entry], of: Status) -> u64 {
+    let of_status = |entry: &Entry| match *entry {
+        Entry::Count(status, count) if status == of => count,
+        _ => 0,
+    };
+    entries.iter().map(of_status).sum()
+}
+
+fn latencies(entries: &[Entry]) -> Vec<f64> {
+    let latency = |entry: &Entry| match *entry {
+        Entry::Latency(seconds) => Some(seconds),
+        Entry::Count(..) => None,
+    };
+    entries.iter().filter_map(latency).collect()
+}
+
+fn full() -> Deliveries {
+    let mut deliveries = Deliveries::default();
+    deliveries.add_latencies(vec![0.0; MAX_LATENCIES]);
+    deliveries
+}
+
+#[test]
+fn counts_come_first_in_the_order_of_first_touch_then_latencies() {
+    let recorded = || {
+        let mut deliveries = Deliveries::default();
+        deliveries.record(Status::Error, Some(0.25));
+        deliveries.record(Status::Success, None);
+        deliveries.record(Status::Error, Some(0.5));
+        deliveries
+    };
+    let (error, success) = (Entry::Count(Status::Error, 2), Entry::Count(Status::Success, 1));
+    let expected = [error, success, Entry::Latency(0.25), Entry::Latency(0.5)];
+    for accepted in 0..=6 {
+        let mut rest = recorded();
+        rest.forget_first(accepted);
+        assert_eq!(entries(&rest), expected[accepted.min(4)..]);
+        assert_eq!(rest.entries(), 4_usize.saturating_sub(accepted));
+    }
+}
+
+#[test]
+fn a_sample_past_the_bound_is_dropped_and_counted_but_not_its_status() {
+    let mut deliveries = full();
+    deliveries.record(Status::Success, Some(1.0));
+    deliveries.record(Status::Success, Some(1.0));
+    assert_eq!(deliveries.latencies().len(), MAX_LATENCIES);
+    assert_eq!((count(&entries(&deliveries), Status::Success), deliveries.dropped()), (2, 2));
+}
+
+#[test]
+fn what_is_put_back_comes_first_and_what_has_no_room_behind_it_is_dropped_and_counted() {
+    let mut older = full();
+    older.forget_first(1);
+    older.record(Status::Success, None);
+    let mut newer = full();
+    newer.record(Status::Error, Some(1.0));
+    older.merge(newer);
+    assert_eq!(older.latencies().len(), MAX_LATENCIES);
+    // One of the newer was dropped before, one found room.
+    assert_eq!(older.dropped(), MAX_LATENCIES as u64);
+    assert_eq!(
+        entries(&older)[..2],
+        [Entry::Count(Status::Success, 1), Entry::Count(Status::Error, 1)]
+    );
+}
+
+proptest! {
+    /// Flushes that overlap and fail midway, in any order, among deliveries.
+    #[test]
+    fn any_outage_delays_and_never_changes_what_is_sent(
+        rounds in vec((vec((any::<bool>(), 0..1000_u16), 0..5), any::<bool>(), any::<Index>()), 0..50)
+    ) {
+        let pending = Pending::<Deliveries>::new(1.0, 0.0);
+        let (mut in_flight, mut sent) = (Vec::new(), Vec::new());
+        let (mut made, mut samples) = ([0, 0], Vec::new());
+        for (records, begins, accepted) in rounds {
+            for (succeeds, millis) in records {
+                let (status, latency) = (status(succeeds), f64::from(millis));
+                pending.lock().record(status, Some(latency));
+                made[usize::from(succeeds)] += 1;
+                samples.push(latency);
+            }
+            if begins {
+                in_flight.push(pending.take());
+            } else if let Some(mut taken) = in_flight.pop() {
+                let mut entries = entries(&taken.contents);
+                entries.truncate(accepted.index(entries.len() + 1));
+                taken.contents.forget_first(entries.len());
+                sent.extend(entries);
+                pending.put_back(taken.contents);
+            }
+        }
+        for taken in in_flight {
+            sent.extend(entries(&taken.contents));
+        }
+        sent.extend(entries(&pending.take().contents));
+        prop_assert_eq!([count(&sent, Status::Error), count(&sent, Status::Success)], made);
+        let mut arrived = latencies(&sent);
+        arrived.sort_by(f64::total_cmp);
+        samples.sort_by(f64::total_cmp);
+        prop_assert_eq!(arrived, samples);
+    }
+}
+
+fn status(succeeds: bool) -> Status {
+    if succeeds { Status::Success } else { Status::Error }
+}
+
+#[test]
+fn whatever_threads_record_send_and_put_back_is_sent_once() {
+    const RECORDS: u32 = 50_000;
+    let pending = Pending::<Deliveries>::new(1.0, 0.0);
+    let record = |succeeds| {
+        (0..RECORDS).for_each(|i| pending.lock().record(status(succeeds), Some(f64::from(i))));
+    };
+    let flush = || {
+        let mut sent = Vec::new();
+        for flushes in 0..500 {
+            let mut taken = pending.take();
+            let mut entries = entries(&taken.contents);
+            entries.truncate(if flushes % 2 == 0 { 1 } else { entries.len() });
+            taken.contents.forget_first(entries.len());
+            sent.extend(entries);
+            pending.put_back(taken.contents);
+            thread::yield_now();
+        }
+        sent
+    };
+    let mut sent = thread::scope(|scope| {
+        for succeeds in [true, false] {
+            scope.spawn(move || record(succeeds));
+        }
+        let flushers = [(); 2].map(|()| scope.spawn(flush));
+        flushers.map(|flusher| flusher.join().unwrap()).concat()
+    });
+    sent.extend(entries(&pending.take().contents));
+    assert_eq!(count(&sent, Status::Success), RECORDS.into());
+    assert_eq!(count(&sent, Status::Error), RECORDS.into());
+    let mut arrived = latencies(&sent);
+    arrived.sort_by(f64::total_cmp);
+    let twice = (0..RECORDS).flat_map(|i| [f64::from(i); 2]);
+    assert!(arrived.into_iter().eq(twice));
+}
