@@ -42,11 +42,16 @@ class _Deliveries:
 
 def is_patched(cls: object) -> bool:
     """Whether a class has these methods, or inherits from one that has."""
-    return isinstance(getattr(cls, _DELIVERIES, None), _Deliveries)
+    method = getattr(cls, "_ConfluentProducer__flush_metrics", None)
+    return getattr(method, "__module__", None) == __name__
 
 
 def methods(arroyo: ModuleType, cls: Any) -> dict[str, Any]:
-    """What to set on arroyo's class, in this order."""
+    """What to set on arroyo's class, which gets the buffers at once.
+
+    It keeps those for good: when the methods are put back, a thread may be in the midst of one.
+    """
+    setattr(cls, _DELIVERIES, _Deliveries(arroyo))
     arroyos_init = cls.__init__
 
     class ConfluentProducer:
@@ -55,7 +60,7 @@ def methods(arroyo: ModuleType, cls: Any) -> dict[str, Any]:
         producer_name: str | None
         __metrics: Any
         __produce_counters: MutableMapping[str, int]
-        __deliveries = _Deliveries(arroyo)
+        __deliveries: _Deliveries
 
         def __init__(self, configuration: Mapping[str, Any]) -> None:
             arroyos_init(self, configuration)
@@ -85,7 +90,7 @@ def methods(arroyo: ModuleType, cls: Any) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(ConfluentProducer).items()
-        if isinstance(value, FunctionType | _Deliveries)
+        if isinstance(value, FunctionType)
     }
 
 

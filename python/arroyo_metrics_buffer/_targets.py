@@ -14,8 +14,6 @@ from ._core import MetricsBuffer
 
 State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
 
-_ABSENT = object()
-
 
 class Patch:
     """Attributes of a module or a class, to be replaced and put back. Not thread-safe."""
@@ -30,22 +28,18 @@ class Patch:
         self._attributes = attributes
         self.clean_up = clean_up
         """Has to be called after ``revert()``."""
-        self._originals = {name: vars(owner).get(name, _ABSENT) for name in attributes}
+        self._originals = {name: vars(owner)[name] for name in attributes}
 
     def apply(self) -> None:
-        """Replace them, in order."""
+        """Replace them."""
         for name, value in self._attributes.items():
             setattr(self._owner, name, value)
 
     def revert(self) -> None:
-        """Put back what nobody else has replaced meanwhile, in reverse order."""
-        for name, value in reversed(self._attributes.items()):
-            if vars(self._owner).get(name) is not value:
-                continue
-            if (original := self._originals[name]) is _ABSENT:
-                delattr(self._owner, name)
-            else:
-                setattr(self._owner, name, original)
+        """Put back what nobody else has replaced meanwhile."""
+        for name, value in self._attributes.items():
+            if vars(self._owner).get(name) is value:
+                setattr(self._owner, name, self._originals[name])
 
 
 class Target(ABC):
