@@ -11,6 +11,7 @@ import pytest
 
 DEMO = (sys.executable, "-W", "error", "-m", "arroyo_metrics_buffer", "demo")
 TIMEOUT = 180  # seconds; more than the demo's own guard plus its shutdown
+METRIC = r"(arroyo|demo)\.[\w.]+"
 PROGRESS = re.compile(r" *\d+ s +[\d,]+ messages/s   [\d,]+ consumed, [\d,]+ of [\d,]+ produced")
 
 
@@ -24,8 +25,10 @@ def assert_nothing_lost(table: str) -> None:
     rows = cells(table)
     assert rows["lost"] == rows["counted twice"] == ["0", "0.000000"]
     assert rows["errors"] == ["0"]
-    accounts = {label: row for label, row in rows.items() if re.match(r"arroyo\.|demo\.", label)}
+    accounts = {label: row for label, row in rows.items() if re.fullmatch(METRIC, label)}
     assert {"arroyo.consumer.run.count", "arroyo.consumer.poll.time", "demo.bytes"} <= set(accounts)
+    producer = {"arroyo.producer.produce_status", "arroyo.producer.callback_latency"}
+    assert producer <= set(accounts)
     for made, delivered, lost in accounts.values():
         assert made == delivered
         assert float(lost) == 0

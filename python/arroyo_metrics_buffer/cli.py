@@ -36,11 +36,11 @@ def parser() -> argparse.ArgumentParser:
     add_demo(
         commands.add_parser(
             "demo",
-            help="a real consumer on Kafka, with more threads at its metrics buffer",
+            help="a real consumer and producer on Kafka, with more threads at their buffers",
             description="Copies messages from one Kafka topic to another with arroyo, while"
-            " threads write to and flush the processor's metrics buffer, and accounts for every"
-            " increment. Exit status: 0 if there was no error and nothing was lost, 1 if not, 130"
-            " after Ctrl-C.",
+            " threads write to and flush the metrics buffers of its processor and producers, and"
+            " accounts for every increment. Exit status: 0 if there was no error and nothing was"
+            " lost, 1 if not, 130 after Ctrl-C.",
         )
     )
     return program

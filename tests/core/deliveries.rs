@@ -75,16 +75,15 @@ fn what_is_put_back_comes_first_and_what_has_no_room_behind_it_is_dropped_and_co
     let mut older = full();
     older.forget_first(1);
     older.record(Status::Success, None);
-    let mut newer = full();
+    let mut newer = Deliveries::default();
+    newer.add_latencies(vec![1.0; MAX_LATENCIES]);
     newer.record(Status::Error, Some(1.0));
     older.merge(newer);
-    assert_eq!(older.latencies().len(), MAX_LATENCIES);
+    assert_eq!(older.latencies()[MAX_LATENCIES - 2..], [0.0, 1.0]);
     // One of the newer was dropped before, one found room.
     assert_eq!(older.dropped(), MAX_LATENCIES as u64);
-    assert_eq!(
-        entries(&older)[..2],
-        [Entry::Count(Status::Success, 1), Entry::Count(Status::Error, 1)]
-    );
+    let (success, error) = (Entry::Count(Status::Success, 1), Entry::Count(Status::Error, 1));
+    assert_eq!(entries(&older)[..2], [success, error]);
 }
 
 proptest! {

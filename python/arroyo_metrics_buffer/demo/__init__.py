@@ -1,8 +1,8 @@
-"""The demo: an arroyo consumer on Kafka, with more threads at its metrics buffer.
+"""The demo: an arroyo consumer and producers on Kafka, with more threads at their metrics buffers.
 
 It copies messages from one topic to another with arroyo's own consumer, processor and producer,
-while other threads write to and flush the processor's buffer, and accounts for every increment:
-what the buffer is given is tallied in front of it, what it delivers behind it.
+while other threads write to and flush the processor's buffer and flush the producers', and accounts
+for every increment: what a buffer is given is tallied in front of it, what it delivers behind it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Literal, Self
 
 from confluent_kafka import KafkaException
 
-from arroyo_metrics_buffer import uninstall
+from arroyo_metrics_buffer import status, uninstall
 
 from ._accounts import Account, Errors, Tally, balance, instrumented
 from ._kafka import Pipeline, kafka, topics
@@ -35,9 +35,9 @@ def demo(
 
     Args:
         messages: How many to copy.
-        threads: How many threads write to and flush the processor's buffer meanwhile.
+        threads: How many threads write to and flush the buffers meanwhile.
         seconds: When to stop, whatever is left to copy.
-        unpatched: Use arroyo's own buffer.
+        unpatched: Use arroyo's own buffers.
         bootstrap_servers: The Kafka cluster; None for librdkafka's mock cluster in this process.
 
     Returns:
@@ -54,7 +54,7 @@ def demo(
         except KafkaException as error:
             sys.stderr.write(f"The topics can't be made: {error}\n")
             return 1
-        buffer = stack.enter_context(instrumented(made, delivered))
+        stack.enter_context(instrumented(made, delivered))
         ctrl_c = stack.enter_context(CtrlC())
         pipeline = Pipeline(servers, source, destination, errors)
         pipeline.start(messages, threads)
@@ -63,7 +63,7 @@ def demo(
         finally:
             pipeline.stop()
     accounts = balance(made, delivered)
-    sys.stdout.write(table(buffer, pipeline, accounts, errors))
+    sys.stdout.write(table(pipeline, accounts, errors))
     return verdict(end, messages, pipeline, accounts, errors)
 
 
@@ -134,7 +134,7 @@ def ending(pipeline: Pipeline, deadline: float, ctrl_c: CtrlC) -> End | None:
     return "out of time" if time.monotonic() >= deadline else None
 
 
-def table(buffer: str, pipeline: Pipeline, accounts: Sequence[Account], errors: Errors) -> str:
+def table(pipeline: Pipeline, accounts: Sequence[Account], errors: Errors) -> str:
     """The numbers of a run."""
     messages = (pipeline.feeder.delivered, pipeline.consumer.consumed, pipeline.forwarder.delivered)
     rows = [
@@ -152,7 +152,8 @@ def table(buffer: str, pipeline: Pipeline, accounts: Sequence[Account], errors: 
     width = max(len(row[0]) for row in rows)
     lines = [f"{row[0]:{width}}" + "".join(f"{cell:>18}" for cell in row[1:]) for row in rows]
     texts = [f"{count:>8,} x {text}" for text, count in errors.texts.most_common()]
-    return "\n".join([f"buffer: {buffer}", "", *(line.rstrip() for line in lines), *texts, ""])
+    targets = [f"{target.name}: {target.state}" for target in status().targets]
+    return "\n".join([*targets, "", *(line.rstrip() for line in lines), *texts, ""])
 
 
 def total(accounts: Sequence[Account], unit: type[float], sign: int) -> float:

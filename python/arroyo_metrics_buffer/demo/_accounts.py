@@ -1,4 +1,4 @@
-"""The accounts of the demo: what a buffer is given, what it delivers, and what goes wrong."""
+"""The accounts of the demo: what buffers are given, what they deliver, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+from arroyo.backends.kafka import consumer
 from arroyo.processing import processor
 from arroyo.utils.metrics import Metrics, Tags, configure_metrics, get_metrics
 
 # What may take a consumer days has to happen in seconds here.
 FLUSH_INTERVAL = 0.05  # seconds; arroyo's is 1
 SWITCH_INTERVAL = 1e-6  # seconds; CPython's is 0.005
+
+
+PRODUCE_STATUS = "arroyo.producer.produce_status"
+CALLBACK_LATENCY = "arroyo.producer.callback_latency"
 
 
 class Errors:
@@ -76,11 +81,14 @@ class TallyingBackend(Metrics):
     def __init__(self, delivered: Tally) -> None:
         self._delivered = delivered
 
-    def increment(self, name: str, value: float = 1, tags: Tags | None = None) -> None:  # noqa: ARG002
-        self._send(name, value)
+    def increment(self, name: str, value: float = 1, tags: Tags | None = None) -> None:
+        # arroyo's Produce strategy has a metric of this name too, without a buffer.
+        if name != PRODUCE_STATUS or "producer_name" in (tags or {}):
+            self._send(name, value)
 
     def timing(self, name: str, value: float, tags: Tags | None = None) -> None:  # noqa: ARG002
-        self._send(name, value)
+        # A producer sends the samples one by one: there is no sum to compare, but a number.
+        self._send(name, 1 if name == CALLBACK_LATENCY else value)
 
     def gauge(self, name: str, value: float, tags: Tags | None = None) -> None:
         """Nothing that a buffer sends."""
@@ -91,7 +99,7 @@ class TallyingBackend(Metrics):
         self._delivered.add(name, value)
 
 
-def tallying(buffer: Any, made: Tally) -> type:
+def tallying_buffer(buffer: Any, made: Tally) -> type:
     """A buffer class that tallies what it is given."""
 
     class TallyingBuffer(buffer):  # type: ignore[misc]
@@ -109,29 +117,44 @@ def tallying(buffer: Any, made: Tally) -> type:
     return TallyingBuffer
 
 
-@contextmanager
-def instrumented(made: Tally, delivered: Tally) -> Iterator[str]:
-    """Tallies on both sides of arroyo's buffer, and hurries flushes and threads.
+def tallying_producer(producer: Any, made: Tally) -> type:
+    """A producer class that tallies its deliveries."""
 
-    Yields the name of the buffer's class.
-    """
-    buffer, metrics, interval = processor.MetricsBuffer, get_metrics(), sys.getswitchinterval()
+    class TallyingProducer(producer):  # type: ignore[misc]
+        def _ConfluentProducer__metrics_delivery_callback(  # noqa: N802 - arroyo's name for it
+            self, error: object, message: object, *sent_at: float
+        ) -> None:
+            made.add(PRODUCE_STATUS, 1)
+            if sent_at:  # in releases of arroyo that measure the latency
+                made.add(CALLBACK_LATENCY, 1)
+            super()._ConfluentProducer__metrics_delivery_callback(error, message, *sent_at)
+
+    return TallyingProducer
+
+
+@contextmanager
+def instrumented(made: Tally, delivered: Tally) -> Iterator[None]:
+    """Tallies on both sides of arroyo's buffers, and hurries flushes and threads."""
+    metrics, switch_interval = get_metrics(), sys.getswitchinterval()
+    buffer = tallying_buffer(processor.MetricsBuffer, made)
+    producer = tallying_producer(consumer.ConfluentProducer, made)
     configure_metrics(TallyingBackend(delivered), force=True)
     sys.setswitchinterval(SWITCH_INTERVAL)
     try:
-        with patch.multiple(
-            processor,
-            MetricsBuffer=tallying(buffer, made),
-            METRICS_FREQUENCY_SEC=FLUSH_INTERVAL,
+        with (
+            patch.multiple(processor, MetricsBuffer=buffer, METRICS_FREQUENCY_SEC=FLUSH_INTERVAL),
+            patch.multiple(
+                consumer, ConfluentProducer=producer, METRICS_FREQUENCY_SEC=FLUSH_INTERVAL
+            ),
         ):
-            yield f"{buffer.__module__}.{buffer.__qualname__}"
+            yield
     finally:
-        sys.setswitchinterval(interval)
+        sys.setswitchinterval(switch_interval)
         configure_metrics(metrics, force=True)
 
 
 class Account(NamedTuple):
-    """What became of a metric's increments: counts, or seconds."""
+    """What became of a metric's increments: counts, or seconds. Of latencies, the samples."""
 
     metric: str
     made: float
@@ -144,7 +167,7 @@ class Account(NamedTuple):
 
 
 def balance(made: Tally, delivered: Tally) -> list[Account]:
-    """An account for each metric that the buffer was given."""
+    """An account for each metric that the buffers were given."""
     arrived = delivered.totals()
     return [
         Account(metric, total, type(total)(arrived.get(metric, 0)))

@@ -123,8 +123,9 @@ class CountingConsumer(KafkaConsumer):
 class CountingProducer(KafkaProducer):
     """arroyo's producer, counting its deliveries."""
 
-    def __init__(self, servers: str, errors: Errors) -> None:
-        super().__init__(build_kafka_producer_configuration({}, [servers], SILENT))
+    def __init__(self, servers: str, name: str, errors: Errors) -> None:
+        override = {"client.id": name, **SILENT}
+        super().__init__(build_kafka_producer_configuration({}, [servers], override))
         self._errors = errors
         # A future calls back in the thread that polls librdkafka or, if it is done already, in the
         # one that produces.
@@ -140,6 +141,14 @@ class CountingProducer(KafkaProducer):
             self.in_flight += 1
         future.add_done_callback(self._count)
         return future
+
+    def flush(self) -> None:
+        """Flush what this wraps, as applications do that have a ``ConfluentProducer``."""
+        vars(self)["_KafkaProducer__producer"].flush(0)
+
+    def is_polled(self) -> bool:
+        """Whether the thread lives that calls back."""
+        return not vars(self)["_KafkaProducer__result"].done()
 
     def _count(self, future: Future[BrokerValue[KafkaPayload]]) -> None:
         error = future.exception()
@@ -172,8 +181,8 @@ class Pipeline:
         self._source = source
         self._errors = errors
         self._stopping = threading.Event()
-        self.feeder = CountingProducer(servers, errors)
-        self.forwarder = CountingProducer(servers, errors)
+        self.feeder = CountingProducer(servers, "feeder", errors)
+        self.forwarder = CountingProducer(servers, "forwarder", errors)
         self.consumer = CountingConsumer(servers, f"{source.name}-readers")
         self._processor = processor.StreamProcessor(
             self.consumer, source, Copy(self.forwarder, destination), join_timeout=STOP_TIMEOUT / 2
@@ -187,13 +196,16 @@ class Pipeline:
         self._writing = [self._thread("writer", self._write) for _ in range(threads)]
 
     def is_done(self) -> bool:
-        """Whether all messages are copied, or the processor has died."""
+        """Whether all messages are copied, or one of arroyo's threads has died."""
+        lives = (
+            self._processing.is_alive() and self.feeder.is_polled() and self.forwarder.is_polled()
+        )
         fed = not self._feeding.is_alive() and self.feeder.in_flight == 0
         copied = self.forwarder.delivered >= self.feeder.delivered
-        return (fed and copied) or not self._processing.is_alive()
+        return (fed and copied) or not lives
 
     def stop(self) -> None:
-        """End all threads, then deliver what is left in the buffer."""
+        """End all threads, then deliver what is left in the buffers."""
         deadline = time.monotonic() + STOP_TIMEOUT
         self._stopping.set()
         self._join(self._feeding, *self._writing, deadline=deadline)
@@ -226,6 +238,8 @@ class Pipeline:
                     self._buffer.incr_timing(TIMERS[turn % len(TIMERS)], turn / 1_000)
                 if bursts % BURSTS_PER_FLUSH == 0:
                     self._buffer.flush()
+                    self.feeder.flush()
+                    self.forwarder.flush()
 
     def _thread(self, name: str, work: Callable[..., None], *args: object) -> threading.Thread:
         def counted() -> None:
