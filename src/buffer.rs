@@ -55,14 +55,17 @@ impl<C: Contents> Buffer<C> {
         send: impl FnOnce(&C, &mut Sending<'_, C>) -> PyResult<()>,
     ) -> PyResult<()> {
         self.pending.throttle().restart(self.clock.now(py)?);
-        let start = Instant::now();
+        let start = logging::is_debugging(py)?.then(Instant::now);
         // Detached: whoever has the lock then never has to wait for the interpreter that we hold.
         let taken = py.detach(|| self.pending.take());
         let mut sending = Sending { taken: &taken, accepted: 0 };
         let result = send(&taken.contents, &mut sending);
         let accepted = sending.accepted;
         match result {
-            Ok(()) => logging::flushed(py, accepted, taken.contents.dropped(), start),
+            Ok(()) => {
+                let time = start.map(|start| start.elapsed());
+                logging::flushed(py, accepted, taken.contents.dropped(), time)
+            }
             Err(error) if taken.is_the_parents() => Err(error),
             Err(error) => self.put_back(py, taken, accepted, error),
         }

@@ -156,8 +156,8 @@ fn whatever_threads_record_send_and_put_back_is_sent_once() {
         flushers.map(|flusher| flusher.join().unwrap()).concat()
     });
     sent.extend(entries(&pending.take().contents));
-    assert_eq!(count(&sent, Status::Success), RECORDS.into());
-    assert_eq!(count(&sent, Status::Error), RECORDS.into());
+    assert_eq!(count(&sent, Status::Success), u64::from(RECORDS));
+    assert_eq!(count(&sent, Status::Error), u64::from(RECORDS));
     let mut arrived = latencies(&sent);
     arrived.sort_by(f64::total_cmp);
     let twice = (0..RECORDS).flat_map(|i| [f64::from(i); 2]);
