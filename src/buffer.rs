@@ -24,6 +24,7 @@ impl<C: Contents> Buffer<C> {
     /// An empty buffer, last flushed now. Without a clock it has the one of `install()`.
     pub fn new(
         py: Python<'_>,
+        shards: usize,
         flush_interval: f64,
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
@@ -32,13 +33,19 @@ impl<C: Contents> Buffer<C> {
             None => settings::clock(py),
         };
         let clock = clock.map_or(Clock::Native, Clock::Callable);
-        Ok(Self { pending: Pending::new(flush_interval, clock.now(py)?), clock })
+        let pending = Pending::sharded(shards, flush_interval, clock.now(py)?);
+        Ok(Self { pending, clock })
     }
 
-    /// The contents, to add to or to look at. See [`Pending::lock`] for what may be done meanwhile.
+    /// What the calling thread adds to. See [`Pending::lock`] for what may be done meanwhile.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, C> {
         self.pending.lock()
+    }
+
+    /// A copy of what is pending; see [`Pending::look`].
+    pub fn look(&self, copy: impl Fn(&C) -> C) -> Taken<C> {
+        self.pending.look(copy)
     }
 
     /// Whether the caller has to flush, since the flush interval has passed.
@@ -103,12 +110,12 @@ impl<C: Contents> Buffer<C> {
 }
 
 /// A flush at work, and how much of it the backend has accepted.
-pub struct Sending<'a, C> {
+pub struct Sending<'a, C: Contents> {
     taken: &'a Taken<C>,
     accepted: usize,
 }
 
-impl<C> Sending<'_, C> {
+impl<C: Contents> Sending<'_, C> {
     /// Sends each entry, in order, by a call of the backend's `method`. It is looked up if there are
     /// any entries, once.
     pub fn each<T>(

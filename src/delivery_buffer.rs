@@ -45,7 +45,7 @@ impl DeliveryBuffer {
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let flush_interval = arguments::interval("flush_interval", flush_interval)?;
-        Ok(Self { buffer: Buffer::new(py, flush_interval, clock)? })
+        Ok(Self { buffer: Buffer::new(py, 1, flush_interval, clock)? })
     }
 
     /// Count one delivery.

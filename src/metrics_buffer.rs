@@ -1,13 +1,15 @@
 //! The Python class `MetricsBuffer`.
 
 use std::borrow::Cow;
+use std::num::NonZero;
 use std::sync::OnceLock;
+use std::thread;
 
 use pyo3::exceptions::{PyAttributeError, PyOverflowError, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{IntoPyDict, PyDict, PyString, PyTuple};
 
 use crate::arguments;
 use crate::buffer::Buffer;
@@ -89,7 +91,7 @@ impl MetricsBuffer {
             Some(metrics) => metrics,
             None => py.import("arroyo.utils.metrics")?.call_method0("get_metrics")?,
         };
-        let buffer = Buffer::new(py, flush_interval, clock)?;
+        let buffer = Buffer::new(py, shards(py)?, flush_interval, clock)?;
         self.buffer
             .set(buffer)
             .map_err(|_| PyRuntimeError::new_err("MetricsBuffer is initialised already"))?;
@@ -168,11 +170,9 @@ impl MetricsBuffer {
     /// Returns:
     ///     The timers and the counters, each a dict by name in the order of first touch.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
-        let totals = self.buffer()?.lock();
-        let timers = copy(py, &totals.timers);
-        let counters = copy(py, &totals.counters);
-        drop(totals); // making a dict can run Python code
-        Ok((dict(py, timers)?, dict(py, counters)?))
+        let taken = self.buffer()?.look(|totals| totals.copy(|name| name.clone_ref(py)));
+        let totals = &taken.contents;
+        Ok((totals.timers.iter().into_py_dict(py)?, totals.counters.iter().into_py_dict(py)?))
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
@@ -287,19 +287,16 @@ fn text<'a>(name: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
     Ok(Cow::Owned(bytes.extract()?))
 }
 
-fn copy<V: Total>(py: Python<'_>, sums: &Sums<Name, V>) -> Vec<(Name, V)> {
-    sums.iter().map(|(name, total)| (name.clone_ref(py), total)).collect()
-}
-
-fn dict<'py, V: IntoPyObject<'py>>(
-    py: Python<'py>,
-    totals: Vec<(Name, V)>,
-) -> PyResult<Bound<'py, PyDict>> {
-    let dict = PyDict::new(py);
-    for (name, total) in totals {
-        dict.set_item(name, total)?;
+/// How many threads are to add at the same time without waiting for each other.
+fn shards(py: Python<'_>) -> PyResult<usize> {
+    let sys = py.import("sys")?;
+    // New in Python 3.13.
+    let Ok(is_gil_enabled) = sys.getattr("_is_gil_enabled") else { return Ok(1) };
+    if is_gil_enabled.call0()?.is_truthy()? {
+        return Ok(1);
     }
-    Ok(dict)
+    // More than there are cores, so that few of the threads that run have to share.
+    Ok(4 * thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 fn arroyo_flush_interval(py: Python<'_>) -> PyResult<f64> {

@@ -1,7 +1,9 @@
 //! What waits to be sent, and when it is due: conservation and throttling, without Python.
 
+use std::cell::Cell;
+use std::iter;
 use std::mem;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::fork::{self, AtFork};
 use crate::lock::{MutexGuard, Shared};
@@ -10,7 +12,7 @@ use crate::lock::{MutexGuard, Shared};
 /// backend.
 pub trait Contents: AtFork + Default {
     /// What is left over when two are merged, for the caller to drop outside the lock.
-    type Leftover;
+    type Leftover: Send;
 
     /// How many entries there are.
     fn entries(&self) -> usize;
@@ -28,24 +30,44 @@ pub trait Contents: AtFork + Default {
 }
 
 /// Contents that several threads add to, that any of them may take, and that it may put back.
+///
+/// They may be divided into shards, of which each thread adds to one: threads that add at the same
+/// time then write to no memory in common. What is taken are all shards, one after the other.
 pub struct Pending<C: Contents> {
-    contents: Shared<C>,
+    first: Shared<C>,
+    others: Box<[Shared<C>]>,
     throttle: Throttle,
 }
 
 impl<C: Contents> Pending<C> {
     /// Empty contents, last flushed at `now`. Both in seconds.
     pub fn new(flush_interval: f64, now: f64) -> Self {
+        Self::sharded(1, flush_interval, now)
+    }
+
+    /// As [`new`](Self::new), for as many threads as there are shards to add at the same time. More
+    /// threads share them.
+    pub fn sharded(shards: usize, flush_interval: f64, now: f64) -> Self {
+        let shard = || Shared::new(C::default());
         Self {
-            contents: Shared::new(C::default()),
+            first: shard(),
+            others: iter::repeat_with(shard).take(shards.saturating_sub(1)).collect(),
             throttle: Throttle { flush_interval, last_flush: AtomicU64::new(now.to_bits()) },
         }
     }
 
-    /// The contents, to add to or to look at. See [`Shared::lock`] for what may be done meanwhile.
+    /// What the calling thread adds to. See [`Shared::lock`] for what may be done meanwhile.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, C> {
-        self.contents.lock()
+        // Where there is one shard, as with a GIL, asking which thread this is would cost a tenth
+        // of a call.
+        if self.others.is_empty() { self.first.lock() } else { self.shard_of_this_thread().lock() }
+    }
+
+    fn shard_of_this_thread(&self) -> &Shared<C> {
+        let number = this_thread() % (self.others.len() + 1);
+        // The first one's place is before the others, which is beyond their end.
+        self.others.get(number.wrapping_sub(1)).unwrap_or(&self.first)
     }
 
     /// When a flush is due; see [`Throttle`].
@@ -56,25 +78,59 @@ impl<C: Contents> Pending<C> {
 
     /// Takes all there is, which from now on is the caller's to send or to put back.
     pub fn take(&self) -> Taken<C> {
-        Taken { contents: mem::take(&mut *self.lock()), generation: fork::generation() }
+        self.collect(mem::take)
+    }
+
+    /// What [`take`](Self::take) would take, with a copy of each shard made by `copy`.
+    pub fn look(&self, copy: impl Fn(&C) -> C) -> Taken<C> {
+        self.collect(|contents| copy(contents))
+    }
+
+    fn collect(&self, from: impl Fn(&mut C) -> C) -> Taken<C> {
+        let generation = fork::generation();
+        let mut contents = from(&mut self.first.lock());
+        let mut leftovers = Vec::new();
+        for shard in &self.others {
+            let more = from(&mut shard.lock());
+            leftovers.push(contents.merge(more));
+        }
+        Taken { contents, _leftovers: leftovers, generation }
     }
 
     /// Puts back what could not be sent, before what has come since.
     pub fn put_back(&self, unsent: C) -> C::Leftover {
-        let mut contents = self.lock();
+        let mut contents = self.first.lock();
         let newer = mem::replace(&mut *contents, unsent);
         contents.merge(newer)
     }
 }
 
+/// A number for the calling thread; the threads of a process are numbered from 0 on, in the order in
+/// which they come here.
+fn this_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    const NONE: usize = usize::MAX;
+    thread_local! {
+        static NUMBER: Cell<usize> = const { Cell::new(NONE) };
+    }
+    NUMBER.with(|number| {
+        if number.get() == NONE {
+            number.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        number.get()
+    })
+}
+
 /// What one flush took.
-pub struct Taken<C> {
+pub struct Taken<C: Contents> {
     /// What to send.
     pub contents: C,
+    /// For the caller to drop with the rest, outside the locks.
+    _leftovers: Vec<C::Leftover>,
     generation: u64,
 }
 
-impl<C> Taken<C> {
+impl<C: Contents> Taken<C> {
     /// Whether the process forked meanwhile and this is the child: then the contents are the
     /// parent's to send.
     #[inline]

@@ -117,6 +117,13 @@ impl<N, V: Total> Sums<N, V> {
         twice
     }
 
+    /// The same totals, with names that `name` makes of these.
+    #[must_use]
+    pub fn copy(&self, name: impl Fn(&N) -> N) -> Self {
+        let copy = |sum: &Sum<N, V>| Sum { name: name(&sum.name), ..*sum };
+        Self { by_text: self.by_text.iter().map(|(text, sum)| (text.clone(), copy(sum))).collect() }
+    }
+
     /// Names and totals in order of first touch.
     pub fn iter(&self) -> impl Iterator<Item = (&N, V)> {
         self.by_text.values().map(|sum| (&sum.name, sum.total))

@@ -21,6 +21,14 @@ impl<N> Default for Totals<N> {
     }
 }
 
+impl<N> Totals<N> {
+    /// The same totals, with names that `name` makes of these.
+    #[must_use]
+    pub fn copy(&self, name: impl Fn(&N) -> N) -> Self {
+        Self { timers: self.timers.copy(&name), counters: self.counters.copy(&name) }
+    }
+}
+
 impl<N: Send + 'static> Contents for Totals<N> {
     type Leftover = Vec<N>;
 

@@ -108,8 +108,8 @@ fn in_time(body: impl FnOnce() + Send + 'static) {
 #[test]
 fn whatever_threads_add_send_and_put_back_is_sent_once() {
     in_time(|| {
-        for _round in 0..5 {
-            let pending = Pending::<Totals>::new(1.0, 0.0);
+        for shards in [1, 1, 1, 2, 3, 8] {
+            let pending = Pending::<Totals>::sharded(shards, 1.0, 0.0);
             let stop = AtomicBool::new(false);
             let (made, sent) = thread::scope(|scope| {
                 let adders = [(); 3].map(|()| scope.spawn(|| add(&pending, 500)));
@@ -127,6 +127,58 @@ fn whatever_threads_add_send_and_put_back_is_sent_once() {
             enter(&mut sent, entries(&pending.take().contents));
             assert_eq!(sent, sum(made));
         }
+    });
+}
+
+#[test]
+fn whatever_the_shards_a_thread_finds_its_names_in_the_order_it_touched_them() {
+    in_time(|| {
+        for shards in 1..=4 {
+            let pending = Pending::<Totals>::sharded(shards, 1.0, 0.0);
+            let barrier = Barrier::new(5);
+            thread::scope(|scope| {
+                for names in COUNTERS.chunks(2) {
+                    let (pending, barrier) = (&pending, &barrier);
+                    scope.spawn(move || {
+                        barrier.wait();
+                        for name in names {
+                            add_to(pending, name, 1, |totals| &mut totals.counters);
+                        }
+                    });
+                }
+            });
+            let mut taken = pending.take();
+            let names = names(&taken.contents);
+            assert_eq!(names.len(), COUNTERS.len());
+            let place = |name| names.iter().position(|other| other == name);
+            assert!(COUNTERS.chunks(2).all(|pair| place(&pair[0]) < place(&pair[1])));
+            // What is put back comes first, whichever thread's it is.
+            taken.contents.forget_first(COUNTERS.len() - 1);
+            add_to(&pending, "new", 1, |totals| &mut totals.counters);
+            pending.put_back(taken.contents);
+            assert_eq!(self::names(&pending.take().contents), [names[COUNTERS.len() - 1], "new"]);
+        }
+    });
+}
+
+/// Those of counters, in the order of sending.
+fn names(totals: &Totals) -> Vec<&'static str> {
+    totals.counters.iter().map(|(name, _)| *name).collect()
+}
+
+#[test]
+fn a_name_that_several_shards_have_is_one_to_who_takes_or_looks() {
+    in_time(|| {
+        let pending = Pending::<Totals>::sharded(4, 1.0, 0.0);
+        for _ in 0..4 {
+            thread::scope(|scope| {
+                scope.spawn(|| add_to(&pending, "name", 1, |totals| &mut totals.counters));
+            });
+        }
+        let looked = pending.look(|totals| totals.copy(|name| name));
+        assert_eq!(entries(&looked.contents), [("name", 4)]);
+        assert_eq!(entries(&pending.take().contents), [("name", 4)]);
+        assert_eq!(entries(&pending.take().contents), []);
     });
 }
 
