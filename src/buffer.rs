@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::arguments;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::lock::MutexGuard;
 use crate::logging;
 use crate::pending::{Contents, Pending, Taken};
@@ -51,7 +51,22 @@ impl<C: Contents> Buffer<C> {
     /// Whether the caller has to flush, since the flush interval has passed.
     #[inline]
     pub fn is_due(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.pending.throttle().is_due(self.clock.now(py)?))
+        Ok(self.is_due_at(self.clock.now(py)?))
+    }
+
+    /// The same at a time that the caller got from the clock.
+    #[inline]
+    pub fn is_due_at(&self, now: f64) -> bool {
+        self.pending.throttle().is_due(now)
+    }
+
+    /// The time, unless the clock is a callable.
+    #[inline]
+    pub fn native_now(&self) -> Option<f64> {
+        match self.clock {
+            Clock::Native => Some(clock::native_now()),
+            Clock::Callable(_) => None,
+        }
     }
 
     /// Takes all there is and has `send` send it. If that raises, what it had not sent is put back,

@@ -1,6 +1,6 @@
 //! What time it is, in seconds.
 
-use coarsetime::Instant;
+use coarsetime::{Duration, Instant};
 use pyo3::prelude::*;
 
 use crate::arguments;
@@ -18,13 +18,16 @@ impl Clock {
     #[inline]
     pub fn now(&self, py: Python<'_>) -> PyResult<f64> {
         match self {
-            Self::Native => {
-                let ticks = Instant::now_without_cache_update().as_ticks();
-                Ok(coarsetime::Duration::from_ticks(ticks).as_f64())
-            }
+            Self::Native => Ok(native_now()),
             Self::Callable(clock) => call(clock.bind(py)),
         }
     }
+}
+
+#[inline]
+pub fn native_now() -> f64 {
+    let ticks = Instant::now_without_cache_update().as_ticks();
+    Duration::from_ticks(ticks).as_f64()
 }
 
 #[cold]

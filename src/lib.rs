@@ -18,6 +18,8 @@ mod clock;
 #[cfg(feature = "python")]
 mod delivery_buffer;
 #[cfg(feature = "python")]
+mod fast_path;
+#[cfg(feature = "python")]
 mod keywords;
 #[cfg(feature = "python")]
 mod logging;
@@ -41,6 +43,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         crate::fork::install_handlers()?;
+        crate::fast_path::install(&module.py().get_type::<MetricsBuffer>())?;
         crate::logging::install(module.py())
     }
 }

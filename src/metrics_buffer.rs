@@ -19,7 +19,7 @@ use crate::sums::{OutOfRange, Sums, Total};
 use crate::totals;
 
 type Name = Py<PyString>;
-type Totals = totals::Totals<Name>;
+pub type Totals = totals::Totals<Name>;
 
 /// arroyo's `METRICS_FREQUENCY_SEC`, the same in every release to 2.48.0.
 const FLUSH_INTERVAL: f64 = 1.0;
@@ -221,7 +221,7 @@ impl MetricsBuffer {
 
 impl MetricsBuffer {
     #[inline]
-    fn buffer(&self) -> PyResult<&Buffer<Totals>> {
+    pub fn buffer(&self) -> PyResult<&Buffer<Totals>> {
         self.buffer
             .get()
             .ok_or_else(|| PyRuntimeError::new_err("MetricsBuffer.__init__() was not called"))
@@ -264,7 +264,7 @@ fn add_by_text<V: Total>(
 
 /// Calls `flush()` so that an override or a mock of it is honoured.
 #[cold]
-fn flush_through_python(buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
+pub fn flush_through_python(buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
     buffer.call_method0(intern!(buffer.py(), "flush"))?;
     Ok(())
 }

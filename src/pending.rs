@@ -46,12 +46,12 @@ impl<C: Contents> Pending<C> {
     }
 
     /// As [`new`](Self::new), for as many threads as there are shards to add at the same time. More
-    /// threads share them.
+    /// threads share them. Their number is rounded up to a power of two.
     pub fn sharded(shards: usize, flush_interval: f64, now: f64) -> Self {
         let shard = || Shared::new(C::default());
         Self {
             first: shard(),
-            others: iter::repeat_with(shard).take(shards.saturating_sub(1)).collect(),
+            others: iter::repeat_with(shard).take(shards.next_power_of_two() - 1).collect(),
             throttle: Throttle { flush_interval, last_flush: AtomicU64::new(now.to_bits()) },
         }
     }
@@ -65,8 +65,7 @@ impl<C: Contents> Pending<C> {
     }
 
     fn shard_of_this_thread(&self) -> &Shared<C> {
-        let number = this_thread() % (self.others.len() + 1);
-        // The first one's place is before the others, which is beyond their end.
+        let number = this_thread() & self.others.len(); // modulo a power of two
         self.others.get(number.wrapping_sub(1)).unwrap_or(&self.first)
     }
 

@@ -108,7 +108,7 @@ fn in_time(body: impl FnOnce() + Send + 'static) {
 #[test]
 fn whatever_threads_add_send_and_put_back_is_sent_once() {
     in_time(|| {
-        for shards in [1, 1, 1, 2, 3, 8] {
+        for shards in [1, 1, 1, 2, 4, 8] {
             let pending = Pending::<Totals>::sharded(shards, 1.0, 0.0);
             let stop = AtomicBool::new(false);
             let (made, sent) = thread::scope(|scope| {
@@ -133,7 +133,7 @@ fn whatever_threads_add_send_and_put_back_is_sent_once() {
 #[test]
 fn whatever_the_shards_a_thread_finds_its_names_in_the_order_it_touched_them() {
     in_time(|| {
-        for shards in 1..=4 {
+        for shards in [1, 2, 4] {
             let pending = Pending::<Totals>::sharded(shards, 1.0, 0.0);
             let barrier = Barrier::new(5);
             thread::scope(|scope| {
