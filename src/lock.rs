@@ -49,6 +49,9 @@ pub type ArcMutexGuard<T> = lock_api::ArcMutexGuard<NeverParks, T>;
 /// can reach: a child that is forked while another thread holds one of those hangs in its first
 /// contended unlock. Waits are as short as what is done under the lock, so parking would gain
 /// nothing; and without waiters to look for, unlocking is a plain store.
+// Aligned, so that no two locks and what they guard share a cache line, or one of the pairs in which
+// processors fetch them: threads that use different locks shall not slow each other down.
+#[repr(align(128))]
 pub struct NeverParks(AtomicBool);
 
 // SAFETY: `try_lock` returns true to one caller only until `unlock` is called, since `swap` returns
