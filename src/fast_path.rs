@@ -14,7 +14,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyString, PyType};
 
 use crate::buffer::Buffer;
-use crate::metrics_buffer::{MetricsBuffer, Totals, flush_through_python};
+use crate::metrics_buffer::{MetricsBuffer, Name, Totals, flush_through_python};
+use crate::sums::{Sums, Total};
 
 /// A method as the interpreter calls it: the object, its arguments, how many of them are positional,
 /// and the names of the others, if any.
@@ -58,8 +59,7 @@ impl Method for IncrTiming {
         number: &Bound<'_, PyAny>,
     ) -> Option<()> {
         let duration = number.cast_exact::<PyFloat>().ok()?.value();
-        let added = buffer.lock().timers.add_known(name.as_ptr().addr(), duration);
-        added.ok()?.then_some(())
+        add(buffer, name, duration, |totals| &mut totals.timers)
     }
 }
 
@@ -80,9 +80,33 @@ impl Method for IncrCounter {
         number: &Bound<'_, PyAny>,
     ) -> Option<()> {
         let delta: i64 = number.cast_exact::<PyInt>().ok()?.extract().ok()?;
-        let added = buffer.lock().counters.add_known(name.as_ptr().addr(), delta.into());
-        added.ok()?.then_some(())
+        add(buffer, name, delta.into(), |totals| &mut totals.counters)
     }
+}
+
+#[inline]
+fn add<V: Total>(
+    buffer: &Buffer<Totals>,
+    name: &Bound<'_, PyString>,
+    delta: V,
+    sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
+) -> Option<()> {
+    let address = name.as_ptr().addr();
+    let known = sums(&mut buffer.lock()).add_known(address, delta).ok()?;
+    if known { Some(()) } else { add_by_text(buffer, name, delta, sums) }
+}
+
+/// The way of names that are many, or not interned.
+#[inline(never)]
+fn add_by_text<V: Total>(
+    buffer: &Buffer<Totals>,
+    name: &Bound<'_, PyString>,
+    delta: V,
+    sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
+) -> Option<()> {
+    let text = name.to_str().ok()?.as_bytes();
+    let added = sums(&mut buffer.lock()).add_to(text, name.as_ptr().addr(), delta);
+    added.ok()?.then_some(())
 }
 
 /// Does the call if it is a usual one, and tells whether a flush is due.

@@ -18,7 +18,7 @@ use crate::lock::Shared;
 use crate::sums::{OutOfRange, Sums, Total};
 use crate::totals;
 
-type Name = Py<PyString>;
+pub type Name = Py<PyString>;
 pub type Totals = totals::Totals<Name>;
 
 /// arroyo's `METRICS_FREQUENCY_SEC`, the same in every release to 2.48.0.
@@ -160,7 +160,12 @@ impl MetricsBuffer {
             })?;
             let increment = intern!(py, "increment");
             sending.each(totals.counters.iter(), &metrics, increment, |increment, (name, count)| {
-                increment.call1((name, count)).map(drop)
+                // Most fit, and a wider integer takes Python several times as long to make.
+                match i64::try_from(count) {
+                    Ok(count) => increment.call1((name, count)),
+                    Err(_) => increment.call1((name, count)),
+                }
+                .map(drop)
             })
         })
     }
@@ -233,24 +238,8 @@ impl MetricsBuffer {
     }
 }
 
-#[inline]
+/// Adds to a total that may be a new one. Names that are pending have the [fast path](crate::fast_path).
 fn add<V: Total>(
-    buffer: &Buffer<Totals>,
-    name: &Bound<'_, PyString>,
-    delta: V,
-    sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
-) -> PyResult<()> {
-    let known = sums(&mut buffer.lock()).add_known(name.as_ptr().addr(), delta);
-    match known {
-        Ok(true) => Ok(()),
-        Ok(false) => add_by_text(buffer, name, delta, sums),
-        Err(OutOfRange) => Err(out_of_range(name)),
-    }
-}
-
-/// The way of names that are new, many, or not interned.
-#[inline(never)]
-fn add_by_text<V: Total>(
     buffer: &Buffer<Totals>,
     name: &Bound<'_, PyString>,
     delta: V,

@@ -1,10 +1,11 @@
 //! Running totals by name, in order of first touch.
 
+use std::hash::{Hash, Hasher};
 use std::ops::Add;
 
 use foldhash::fast::FixedState;
-use indexmap::IndexMap;
 use indexmap::map::Entry;
+use indexmap::{Equivalent, IndexMap};
 
 /// How many names are looked for by identity before the hash is asked. arroyo passes interned
 /// literals, at most 7 timers and 6 counters in every release to 2.48.0.
@@ -43,37 +44,88 @@ pub struct OutOfRange;
 pub struct Sums<N, V> {
     // A fixed hash state: a random one is made on first use, which a fork could interrupt. Metric
     // names come from the program's own source, not from strangers.
-    by_text: IndexMap<Box<[u8]>, Sum<N, V>, FixedState>,
+    by_name: IndexMap<Key, Sum<N, V>, FixedState>,
+}
+
+/// What a name is found by.
+#[derive(Clone, Debug)]
+struct Key {
+    address: usize,
+    text: Box<[u8]>,
 }
 
 #[derive(Debug)]
 struct Sum<N, V> {
-    address: usize,
     name: N,
     total: V,
+}
+
+/// What a name is looked for by. Where the address fits, the text is not fetched to be compared.
+struct Query<'a> {
+    address: usize,
+    text: &'a [u8],
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl Hash for Query<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Key {}
+
+impl Equivalent<Key> for Query<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.address == key.address || *self.text == *key.text
+    }
 }
 
 impl<N, V> Default for Sums<N, V> {
     /// Allocates nothing.
     fn default() -> Self {
-        Self { by_text: IndexMap::default() }
+        Self { by_name: IndexMap::default() }
     }
 }
 
 impl<N, V: Total> Sums<N, V> {
-    /// Adds to the total of the object at `address` and tells whether that object is known. If not,
-    /// [`add`](Self::add) finds it by its text.
+    /// Adds to the total of the object at `address` and tells whether that object is among the first
+    /// ones. If not, [`add_to`](Self::add_to) finds it by its text.
     ///
     /// # Errors
     ///
     /// [`OutOfRange`], and then the total is as before.
     #[inline]
     pub fn add_known(&mut self, address: usize, delta: V) -> Result<bool, OutOfRange> {
-        self.by_text
-            .values_mut()
+        self.by_name
+            .iter_mut()
             .take(SCANNED)
-            .find(|sum| sum.address == address)
-            .map_or(Ok(false), |sum| sum.add(delta).map(|()| true))
+            .find(|(key, _)| key.address == address)
+            .map_or(Ok(false), |(_, sum)| sum.add(delta).map(|()| true))
+    }
+
+    /// Adds to the total of the name that reads `text` and tells whether there is one. If not,
+    /// [`add`](Self::add) makes it.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`], and then the total is as before.
+    pub fn add_to(&mut self, text: &[u8], address: usize, delta: V) -> Result<bool, OutOfRange> {
+        match self.by_name.get_mut(&Query { address, text }) {
+            Some(sum) => sum.add(delta).map(|()| true),
+            None => Ok(false),
+        }
     }
 
     /// Adds to the total of the name that reads `text`. If there is none yet, `name` is called for
@@ -89,12 +141,12 @@ impl<N, V: Total> Sums<N, V> {
         name: impl FnOnce() -> N,
         delta: V,
     ) -> Result<(), OutOfRange> {
-        if let Some(sum) = self.by_text.get_mut(text) {
-            return sum.add(delta);
+        if self.add_to(text, address, delta)? {
+            return Ok(());
         }
         let total = sum(V::default(), delta)?;
-        let sum = Sum { address, name: name(), total };
-        self.by_text.insert(text.into(), sum);
+        let key = Key { address, text: text.into() };
+        self.by_name.insert(key, Sum { name: name(), total });
         Ok(())
     }
 
@@ -102,8 +154,8 @@ impl<N, V: Total> Sums<N, V> {
     /// both had: they are the caller's to drop, outside the lock.
     pub fn merge(&mut self, newer: Self) -> Vec<N> {
         let mut twice = Vec::new();
-        for (text, sum) in newer.by_text {
-            match self.by_text.entry(text) {
+        for (key, sum) in newer.by_name {
+            match self.by_name.entry(key) {
                 Entry::Occupied(mut older) => {
                     let total = &mut older.get_mut().total;
                     *total = *total + sum.total;
@@ -120,28 +172,29 @@ impl<N, V: Total> Sums<N, V> {
     /// The same totals, with names that `name` makes of these.
     #[must_use]
     pub fn copy(&self, name: impl Fn(&N) -> N) -> Self {
-        let copy = |sum: &Sum<N, V>| Sum { name: name(&sum.name), ..*sum };
-        Self { by_text: self.by_text.iter().map(|(text, sum)| (text.clone(), copy(sum))).collect() }
+        let copy = |sum: &Sum<N, V>| Sum { name: name(&sum.name), total: sum.total };
+        let sums = self.by_name.iter().map(|(key, sum)| (key.clone(), copy(sum)));
+        Self { by_name: sums.collect() }
     }
 
     /// Names and totals in order of first touch.
     pub fn iter(&self) -> impl Iterator<Item = (&N, V)> {
-        self.by_text.values().map(|sum| (&sum.name, sum.total))
+        self.by_name.values().map(|sum| (&sum.name, sum.total))
     }
 
     /// How many names there are.
     pub fn len(&self) -> usize {
-        self.by_text.len()
+        self.by_name.len()
     }
 
     /// Whether there is no name.
     pub fn is_empty(&self) -> bool {
-        self.by_text.is_empty()
+        self.by_name.is_empty()
     }
 
     /// Forgets the `count` names that were touched first, or all if there are fewer.
     pub fn forget_first(&mut self, count: usize) {
-        self.by_text.drain(..count.min(self.len()));
+        self.by_name.drain(..count.min(self.len()));
     }
 }
 

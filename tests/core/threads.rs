@@ -244,7 +244,11 @@ impl Drop for CallsBack {
 
 fn add_calling_back(pending: &Arc<Pending<totals::Totals<CallsBack>>>, name: &str) {
     let new_name = || CallsBack(Arc::downgrade(pending));
-    pending.lock().counters.add(name.as_bytes(), 0, new_name, 1).expect("in range");
+    pending
+        .lock()
+        .counters
+        .add(name.as_bytes(), name.as_ptr().addr(), new_name, 1)
+        .expect("in range");
 }
 
 #[test]
