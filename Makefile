@@ -1,4 +1,4 @@
-# make demo | test | lint | format | wheel | bench | clean
+# make demo | test | test-all | lint | format | wheel | bench | instructions | pythons | clean
 #
 # Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
 # PYTHON=python3.13 VENV=.venv313 takes another interpreter.
@@ -14,7 +14,8 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install releases demo test lint format wheel bench clean
+.PHONY: help install releases demo test test-free-threaded test-all lint format wheel bench \
+	instructions pythons clean
 
 help:
 	@sed -n '1,4s/^# \{0,1\}//p' Makefile
@@ -52,6 +53,19 @@ test: install releases
 	@cargo test --quiet --locked --no-default-features
 	@$(BIN)/python -m pytest --quiet
 
+# Interpreters that the machine may not have: CPython 3.13 and free-threaded 3.14.
+PYTHONS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/arroyo-metrics-buffer
+
+pythons:
+	@scripts/pythons $(PYTHONS)
+
+test-free-threaded:
+	@scripts/pythons $(PYTHONS) cp314t
+	@$(MAKE) --no-print-directory test PYTHON=$(PYTHONS)/cp314t/bin/python3 VENV=.venv-cp314t
+
+test-all: test test-free-threaded pythons
+	@$(MAKE) --no-print-directory test PYTHON=$(PYTHONS)/cp313/bin/python3 VENV=.venv-cp313
+
 lint: install
 	@cargo fmt --check
 	@cargo clippy --quiet --locked --no-default-features --all-targets -- -D warnings
@@ -71,11 +85,15 @@ wheel: $(VENV)/tools
 	@$(call quietly,$(BIN)/maturin build --release --locked --out dist --interpreter $(BIN)/python)
 	@ls -l dist/*.whl
 
-bench: install
+bench: install wheel
+	@mkdir -p docs/benchmarks
 	@$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --manifest-path benches/empty_method/Cargo.toml)
-	@$(BIN)/python benches/call_cost.py
-	@$(BIN)/python benches/producer.py
-	@$(BIN)/python benches/stream_processor.py
+	@$(BIN)/python benches/run.py docs/benchmarks
+	@$(BIN)/python benches/report.py docs/benchmarks
+
+# Fails if a call takes more instructions than were recorded.
+instructions: install
+	@$(BIN)/python benches/instructions.py
 
 clean:
-	@rm -rf $(VENV) target dist
+	@rm -rf $(VENV) .venv-* target dist

@@ -10,7 +10,7 @@ from contenders import BUFFERS, COUNTER, OTHERS, TIMER, Contender, Nothing
 from measuring import Case, nanoseconds
 
 CALLS = 20_000  # a batch: less than a millisecond, shorter than most interruptions
-CALLS_AMONG_THREADS = 100_000  # each
+TURN = 0.02  # seconds that a thread calls: several of CPython's switch intervals of 5 ms
 THREADS = (1, 2, 4, 8)
 NAMES = 10_000
 
@@ -55,10 +55,10 @@ def over(contender: Contender, names: list[str]) -> Callable[[], float]:
 
 
 def among_threads(contender: Contender, threads: int) -> Callable[[], float]:
-    counter = contender.make(Nothing())
-    call = nanoseconds(
-        contender.call.format(name=repr(COUNTER)), {"counter": counter}, CALLS_AMONG_THREADS
-    )
+    call = contender.call.format(name=repr(COUNTER))
+    names = {"counter": contender.make(Nothing())}
+    calls = round(TURN * 1e9 / nanoseconds(call, names, 1_000)())
+    batch = nanoseconds(call, names, calls)
 
     def run() -> float:
         spans: list[tuple[float, float]] = []
@@ -67,7 +67,7 @@ def among_threads(contender: Contender, threads: int) -> Callable[[], float]:
         def work() -> None:
             start.wait()
             begin = time.perf_counter()
-            call()
+            batch()
             spans.append((begin, time.perf_counter()))
 
         workers = [threading.Thread(target=work) for _ in range(threads)]
@@ -76,6 +76,6 @@ def among_threads(contender: Contender, threads: int) -> Callable[[], float]:
         for worker in workers:
             worker.join()
         seconds = max(end for _, end in spans) - min(begin for begin, _ in spans)
-        return threads * CALLS_AMONG_THREADS / seconds / 1e6
+        return threads * calls / seconds / 1e6
 
     return run

@@ -30,7 +30,7 @@ PACKAGES = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", type=Path)
+    parser.add_argument("folder", type=Path, help="for the JSON, named after the interpreter")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds")
     arguments = parser.parse_args()
     results: dict[str, Any] = {"machine": machine(), "figures": {}}
@@ -41,7 +41,9 @@ def main() -> None:
     for title, figures in waits.figures():
         enter(results, Case("wait", title, "µs", 1, {}), figures)
     results["wheel"] = footprint.wheel()
-    arguments.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    threaded = "t" if results["machine"]["free_threaded"] else ""
+    output = arguments.folder / f"cp{sys.version_info[0]}{sys.version_info[1]}{threaded}.json"
+    output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def enter(results: dict[str, Any], case: Case, figures: Figures) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from contenders import BUFFERS, COUNTER, Contender, Nothing
 from measuring import OURS, Figure
 
-CALLS = 200_000
+CALLS = 2_000_000
 STUCK = 0.1  # seconds in each call of the backend
 PERCENTILES = {"p50": 50, "p99": 99, "p99.9": 99.9, "max": 100}
 

@@ -167,6 +167,21 @@ fn names(totals: &Totals) -> Vec<&'static str> {
 }
 
 #[test]
+fn threads_that_add_to_shards_of_their_own_do_not_wait_for_each_other() {
+    in_time(|| {
+        // As many as no other test has threads: the number of the next thread is that of this one
+        // and a few more.
+        let pending = Pending::<Totals>::sharded(1 << 12, 1.0, 0.0);
+        let held = pending.lock();
+        thread::scope(|scope| {
+            scope.spawn(|| add_to(&pending, "name", 1, |totals| &mut totals.counters));
+        });
+        drop(held);
+        assert_eq!(entries(&pending.take().contents), [("name", 1)]);
+    });
+}
+
+#[test]
 fn a_name_that_several_shards_have_is_one_to_who_takes_or_looks() {
     in_time(|| {
         let pending = Pending::<Totals>::sharded(4, 1.0, 0.0);
