@@ -7,22 +7,24 @@ import time
 from collections.abc import Callable, Iterator
 
 from contenders import BUFFERS, COUNTER, OTHERS, TIMER, Contender, Nothing
-from measuring import Case, nanoseconds
+from measuring import OURS, Case, nanoseconds
 
 CALLS = 20_000  # a batch: less than a millisecond, shorter than most interruptions
-TURN = 0.02  # seconds that a thread calls: several of CPython's switch intervals of 5 ms
+TURN = 0.03  # seconds that a thread calls: several of CPython's switch intervals of 5 ms
 THREADS = (1, 2, 4, 8)
 NAMES = 10_000
 
 
 def cases() -> Iterator[Case]:
-    counting = {n: job(c, c.call.format(name=repr(COUNTER))) for n, c in ALL.items()}
+    counting = {n: job(c, c.call(repr(COUNTER))) for n, c in ALL.items()}
     yield Case("call", "incr_counter", "ns", 200, counting)
     timing = f"counter.incr_timing({TIMER!r}, 0.001)"
     yield Case("call", "incr_timing", "ns", 200, {n: job(c, timing) for n, c in TIMED.items()})
     for threads in THREADS:
         among = {n: among_threads(c, threads) for n, c in ALL.items()}
         yield Case("threads", f"{threads}", "million calls/s", 15, among)
+    scaling = {name: two_to_one(ALL[name]) for name in (EMPTY, OURS)}
+    yield Case("scaling", "calls of two threads", "times those of one", 40, scaling)
     names = [f"metric {i}" for i in range(NAMES)]
     rotating = {n: over(c, names) for n, c in NAMED.items()}
     yield Case("names", "10,000 names in rotation", "ns", 30, rotating)
@@ -34,7 +36,7 @@ def cases() -> Iterator[Case]:
 ALL = BUFFERS | OTHERS
 EMPTY = "empty method in Rust"
 TIMED = BUFFERS | {EMPTY: OTHERS[EMPTY]}
-NAMED = {name: contender for name, contender in ALL.items() if "{name}" in contender.call}
+NAMED = {name: contender for name, contender in ALL.items() if "{name}" in contender.arguments}
 
 
 def job(contender: Contender, call: str) -> Callable[[], float]:
@@ -43,7 +45,7 @@ def job(contender: Contender, call: str) -> Callable[[], float]:
 
 def over(contender: Contender, names: list[str]) -> Callable[[], float]:
     counter = contender.make(Nothing())
-    loop = f"for name in names: {contender.call.format(name='name')}"
+    loop = f"for name in names: {contender.call('name')}"
     once = compile(loop, "over", "exec")
 
     def run() -> float:
@@ -54,11 +56,19 @@ def over(contender: Contender, names: list[str]) -> Callable[[], float]:
     return run
 
 
+def two_to_one(contender: Contender) -> Callable[[], float]:
+    one, two = (among_threads(contender, threads) for threads in (1, 2))
+    return lambda: two() / one()
+
+
 def among_threads(contender: Contender, threads: int) -> Callable[[], float]:
-    call = contender.call.format(name=repr(COUNTER))
+    # Each thread looks the method up once. Without the GIL, lookups by several threads contend for
+    # the reference count of the object, whatever its method does.
+    setup = f"call = counter.{contender.method}"
+    call = f"call({contender.arguments.format(name=repr(COUNTER))})"
     names = {"counter": contender.make(Nothing())}
-    calls = round(TURN * 1e9 / nanoseconds(call, names, 1_000)())
-    batch = nanoseconds(call, names, calls)
+    calls = round(TURN * 1e9 / nanoseconds(call, names, 1_000, setup)())
+    batch = nanoseconds(call, names, calls, setup)
 
     def run() -> float:
         spans: list[tuple[float, float]] = []

@@ -127,7 +127,12 @@ class Contender(NamedTuple):
 
     make: Callable[[Any], Any]
     """Makes a counter that sends to a backend."""
-    call: str = "counter.incr_counter({name}, 1)"
+    method: str = "incr_counter"
+    arguments: str = "{name}, 1"
+
+    def call(self, name: str) -> str:
+        """Source code of a call, with that of a name."""
+        return f"counter.{self.method}({self.arguments.format(name=name)})"
 
 
 BUFFERS = {
@@ -140,7 +145,7 @@ BUFFERS = {
 
 OTHERS = {
     "empty method in Rust": Contender(lambda _: Empty()),
-    "prometheus_client": Contender(prometheus, "counter.inc(1)"),
-    "OpenTelemetry": Contender(opentelemetry, "counter.add(1)"),
-    "datadog, aggregating": Contender(datadog_aggregation, "counter.increment({name}, 1)"),
+    "prometheus_client": Contender(prometheus, "inc", "1"),
+    "OpenTelemetry": Contender(opentelemetry, "add", "1"),
+    "datadog, aggregating": Contender(datadog_aggregation, "increment"),
 }

@@ -18,6 +18,7 @@ EMPTY = "empty method in Rust"
 GROUPS = {
     "call": "One call",
     "threads": "Calls from several threads",
+    "scaling": "Scaling",
     "wait": "A call while another thread is stuck in the backend",
     "names": "Many names, and names that are not interned",
     "flush": "A flush",
@@ -27,7 +28,9 @@ GROUPS = {
 }
 NOTES = {
     "call": "Ratios are to this package: 6 means six times the cost of its call.",
-    "threads": "All threads write to one counter. Ratios to this package, less is slower.",
+    "threads": "All threads write to one counter, each with the method in a local variable. Ratios"
+    " to this package, less is slower.",
+    "scaling": "On two cores and one counter. The empty method is what the interpreter allows.",
     "wait": "Every call of the backend takes 100 ms. One run of 2,000,000 calls.",
     "names": "As far as they have names: prometheus_client and OpenTelemetry give each an object.",
     "flush": "To a backend in Python that does nothing. arroyo's loop stays in the interpreter,"
@@ -74,27 +77,25 @@ def overview(results: Results, path: Path) -> None:
 
     costs = contenders(with_gil, "call", "incr_counter")
     names = [name for name in costs if name not in ("OpenTelemetry", "datadog, aggregating")][::-1]
-    bars = calls.barh(names, [costs[n]["median"] for n in names], color=colours(names))
+    colours = [OURS_COLOUR if name == OURS else OTHER_COLOURS[1] for name in names]
+    bars = calls.barh(names, [costs[n]["median"] for n in names], color=colours)
     calls.bar_label(bars, [f"{costs[n]['median']:.0f} ns" for n in names], padding=3)
     calls.set_title("A call of incr_counter")
     calls.set_xlabel(f"ns, CPython {with_gil['machine']['python']}")
     calls.margins(x=0.2)
 
     strategies = list(with_gil["figures"]["processor"])
-    for name, colour in (("arroyo", OTHER_COLOURS[0]), (OURS, OURS_COLOUR)):
-        rates = [contenders(with_gil, "processor", s)[name]["median"] / 1e3 for s in strategies]
-        messages.plot(
-            [s.removeprefix("strategy of ") for s in strategies],
-            rates,
-            "o-",
-            color=colour,
-            label=name,
-        )
-    messages.set_yscale("log")
+    times = [
+        1 / contenders(with_gil, "processor", title)["arroyo"]["ratio"] for title in strategies
+    ]
+    bars = messages.bar(
+        [t.removeprefix("strategy of ") for t in strategies], times, color=OURS_COLOUR
+    )
+    messages.bar_label(bars, [f"{each:.2f}x" for each in times], padding=3)
+    messages.axhline(1, color=OTHER_COLOURS[1])
     messages.set_title("Messages through StreamProcessor")
-    messages.set_ylabel("thousands per second")
-    messages.set_xlabel("strategy takes")
-    messages.legend(frameon=False)
+    messages.set_ylabel("times those with arroyo's buffer")
+    messages.set_xlabel("time that the strategy takes")
 
     threads = list(without["figures"]["threads"])
     for name, colour in (
@@ -117,7 +118,9 @@ def waits(results: Results, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
     percentiles = list(with_gil["figures"]["wait"])
     names = list(contenders(with_gil, "wait", percentiles[0]))
-    for name, colour in zip(names, colours(names), strict=True):
+    others = iter(OTHER_COLOURS)
+    for name in names:
+        colour = OURS_COLOUR if name == OURS else next(others)
         times = [contenders(with_gil, "wait", p)[name]["median"] for p in percentiles]
         axes.plot(percentiles, times, "o-", color=colour, label=name)
     axes.axhline(1_000, color="#cbd5e1", linestyle="--")
@@ -127,11 +130,6 @@ def waits(results: Results, path: Path) -> None:
     axes.set_ylabel("µs")
     axes.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
-
-
-def colours(names: list[str]) -> list[str]:
-    others = iter(OTHER_COLOURS * len(names))
-    return [OURS_COLOUR if name == OURS else next(others) for name in names]
 
 
 def lines(results: Results) -> Iterator[str]:
@@ -149,14 +147,14 @@ def lines(results: Results) -> Iterator[str]:
     if wheel := next((each["wheel"] for each in results.values() if each["wheel"]), None):
         yield f"* The wheel has {wheel / 1e3:,.0f} kB."
     for group, heading in GROUPS.items():
-        yield from ("", f"## {heading}", "")
+        yield from ("", f"## {heading}")
         if NOTES[group]:
-            yield from (NOTES[group], "")
+            yield from ("", NOTES[group])
         if group == "wait":
-            yield from ("![Waiting times](benchmarks/waits.svg)", "")
+            yield from ("", "![Waiting times](benchmarks/waits.svg)")
         for tag, each in results.items():
-            yield from table(tag, each["figures"][group])
             yield ""
+            yield from table(tag, each["figures"][group])
 
 
 def machine(facts: Results) -> str:
