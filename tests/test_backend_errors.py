@@ -77,6 +77,18 @@ def test_no_error_is_too_grave_to_put_back(error: BaseException) -> None:
     assert buffer.snapshot() == ({"t2": 1.0}, {"c1": 1, "c2": 1, "c3": 1})
 
 
+@pytest.mark.parametrize("method", ["incr_counter", "incr_timing"])
+def test_the_call_that_flushes_raises_the_error(method: str) -> None:
+    backend = Flaky()
+    buffer = MetricsBuffer(backend, flush_interval=0)
+    backend.refused = {"x"}
+    calls = 0
+    with pytest.raises(Outage):
+        for calls in range(1, 10_000_000):  # the coarse clock moves on every few milliseconds
+            getattr(buffer, method)("x", 1)
+    assert {**buffer.snapshot()[0], **buffer.snapshot()[1]} == {"x": calls}
+
+
 def test_a_backend_without_the_method_loses_nothing() -> None:
     buffer = MetricsBuffer(object(), flush_interval=math.inf)
     buffer.incr_counter("x", 1)

@@ -152,9 +152,13 @@ fn whatever_the_shards_a_thread_finds_its_names_in_the_order_it_touched_them() {
             assert_eq!(names.len(), COUNTERS.len());
             let place = |name| names.iter().position(|other| other == name);
             assert!(COUNTERS.chunks(2).all(|pair| place(&pair[0]) < place(&pair[1])));
-            // What is put back comes first, whichever thread's it is.
+            // What is put back comes first, whichever threads' that and what is newer are.
             taken.contents.forget_first(COUNTERS.len() - 1);
-            add_to(&pending, "new", 1, |totals| &mut totals.counters);
+            for _ in 0..2 * shards {
+                thread::scope(|scope| {
+                    scope.spawn(|| add_to(&pending, "new", 1, |totals| &mut totals.counters));
+                });
+            }
             pending.put_back(taken.contents);
             assert_eq!(self::names(&pending.take().contents), [names[COUNTERS.len() - 1], "new"]);
         }
