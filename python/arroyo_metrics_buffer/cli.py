@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Ctrl-C.
     """
     arguments = parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.command
+    command: Command = arguments.command
     try:
         return command(arguments)
     except KeyboardInterrupt:
@@ -43,11 +43,31 @@ def parser() -> argparse.ArgumentParser:
             " lost, 1 if not, 130 after Ctrl-C.",
         )
     )
+    add_reproduce(
+        commands.add_parser(
+            "reproduce",
+            help="the race, arroyo alone beside patched, with what it loses",
+            description="Lets threads write to and flush arroyo's two buffers, first arroyo's own"
+            " and then this package's, each in a process of its own, and counts errors and losses."
+            " Exit status: 0 if this package had no error and lost nothing, 1 if not.",
+        )
+    )
     return program
 
 
+def add_reproduce(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(command=with_arroyo(run_reproduce))
+    command.add_argument(
+        "--seconds", type=seconds, default=2.0, help="for each of four runs (%(default)s)"
+    )
+    command.add_argument(
+        "--threads", type=count, default=2, help="how many write, how many flush (%(default)s)"
+    )
+    command.add_argument("--json", action="store_true", help="for machines")
+
+
 def add_demo(command: argparse.ArgumentParser) -> None:
-    command.set_defaults(command=run_demo)
+    command.set_defaults(command=with_arroyo(run_demo))
     command.add_argument(
         "--messages", type=count, default=50_000, help="how many to copy (%(default)s)"
     )
@@ -61,7 +81,7 @@ def add_demo(command: argparse.ArgumentParser) -> None:
         help="when to stop, whatever is left to copy (%(default)s)",
     )
     command.add_argument(
-        "--unpatched", action="store_true", help="use arroyo's own buffer, to see what it does"
+        "--unpatched", action="store_true", help="use arroyo's own buffers, to see what they do"
     )
     command.add_argument(
         "--bootstrap-servers",
@@ -82,18 +102,33 @@ def seconds(text: str) -> float:
     return value
 
 
+Command = Callable[[argparse.Namespace], int]
+
+
+def with_arroyo(command: Command) -> Command:
+    """The command, which says what to install where arroyo is missing."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        try:
+            return command(arguments)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("arroyo", "confluent_kafka"):
+                raise
+            sys.stderr.write(
+                f"This needs arroyo and confluent_kafka ({error}):"
+                " pip install 'arroyo-metrics-buffer[arroyo]'\n"
+            )
+            return 2
+
+    return run
+
+
+# What needs arroyo is imported in the commands, because the command line has to start without it.
+
+
 def run_demo(arguments: argparse.Namespace) -> int:
-    try:
-        # Imported here, because the command line has to start without arroyo too.
-        from .demo import demo  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("arroyo", "confluent_kafka"):
-            raise
-        sys.stderr.write(
-            f"The demo needs arroyo and confluent_kafka ({error}):"
-            " pip install 'arroyo-metrics-buffer[arroyo]'\n"
-        )
-        return 2
+    from .demo import demo  # noqa: PLC0415
+
     return demo(
         messages=arguments.messages,
         threads=arguments.threads,
@@ -101,3 +136,9 @@ def run_demo(arguments: argparse.Namespace) -> int:
         unpatched=arguments.unpatched,
         bootstrap_servers=arguments.bootstrap_servers,
     )
+
+
+def run_reproduce(arguments: argparse.Namespace) -> int:
+    from .demo._reproduce import reproduce  # noqa: PLC0415
+
+    return reproduce(seconds=arguments.seconds, threads=arguments.threads, as_json=arguments.json)
