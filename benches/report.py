@@ -93,6 +93,7 @@ def overview(results: Results, path: Path) -> None:
     )
     messages.bar_label(bars, [f"{each:.2f}x" for each in times], padding=3)
     messages.axhline(1, color=OTHER_COLOURS[1])
+    messages.margins(y=0.1)
     messages.set_title("Messages through StreamProcessor")
     messages.set_ylabel("times those with arroyo's buffer")
     messages.set_xlabel("time that the strategy takes")
