@@ -27,25 +27,25 @@ pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
     put_in_front::<IncrCounter>(class)
 }
 
-/// A method of `MetricsBuffer` with two parameters, a name and a number.
+/// A method of `MetricsBuffer` that adds a number to the total of a name.
 trait Method {
     const NAME: &str;
+    type Value: Total;
 
     /// PyO3's, which the fast path stands in front of.
     fn general() -> &'static OnceLock<Function>;
 
-    /// Adds a plain number to what is pending of a name, if it is. If not, nothing has changed.
-    fn add(
-        buffer: &Buffer<Totals>,
-        name: &Bound<'_, PyString>,
-        number: &Bound<'_, PyAny>,
-    ) -> Option<()>;
+    /// A plain number.
+    fn value(number: &Bound<'_, PyAny>) -> Option<Self::Value>;
+
+    fn sums(totals: &mut Totals) -> &mut Sums<Name, Self::Value>;
 }
 
 struct IncrTiming;
 
 impl Method for IncrTiming {
     const NAME: &str = "incr_timing";
+    type Value = f64;
 
     fn general() -> &'static OnceLock<Function> {
         static GENERAL: OnceLock<Function> = OnceLock::new();
@@ -53,13 +53,13 @@ impl Method for IncrTiming {
     }
 
     #[inline]
-    fn add(
-        buffer: &Buffer<Totals>,
-        name: &Bound<'_, PyString>,
-        number: &Bound<'_, PyAny>,
-    ) -> Option<()> {
-        let duration = number.cast_exact::<PyFloat>().ok()?.value();
-        add(buffer, name, duration, |totals| &mut totals.timers)
+    fn value(number: &Bound<'_, PyAny>) -> Option<f64> {
+        Some(number.cast_exact::<PyFloat>().ok()?.value())
+    }
+
+    #[inline]
+    fn sums(totals: &mut Totals) -> &mut Sums<Name, f64> {
+        &mut totals.timers
     }
 }
 
@@ -67,6 +67,7 @@ struct IncrCounter;
 
 impl Method for IncrCounter {
     const NAME: &str = "incr_counter";
+    type Value = i128;
 
     fn general() -> &'static OnceLock<Function> {
         static GENERAL: OnceLock<Function> = OnceLock::new();
@@ -74,42 +75,18 @@ impl Method for IncrCounter {
     }
 
     #[inline]
-    fn add(
-        buffer: &Buffer<Totals>,
-        name: &Bound<'_, PyString>,
-        number: &Bound<'_, PyAny>,
-    ) -> Option<()> {
+    fn value(number: &Bound<'_, PyAny>) -> Option<i128> {
         let delta: i64 = number.cast_exact::<PyInt>().ok()?.extract().ok()?;
-        add(buffer, name, delta.into(), |totals| &mut totals.counters)
+        Some(delta.into())
+    }
+
+    #[inline]
+    fn sums(totals: &mut Totals) -> &mut Sums<Name, i128> {
+        &mut totals.counters
     }
 }
 
-#[inline]
-fn add<V: Total>(
-    buffer: &Buffer<Totals>,
-    name: &Bound<'_, PyString>,
-    delta: V,
-    sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
-) -> Option<()> {
-    let address = name.as_ptr().addr();
-    let known = sums(&mut buffer.lock()).add_known(address, delta).ok()?;
-    if known { Some(()) } else { add_by_text(buffer, name, delta, sums) }
-}
-
-/// The way of names that are many, or not interned.
-#[inline(never)]
-fn add_by_text<V: Total>(
-    buffer: &Buffer<Totals>,
-    name: &Bound<'_, PyString>,
-    delta: V,
-    sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
-) -> Option<()> {
-    let text = name.to_str().ok()?.as_bytes();
-    let added = sums(&mut buffer.lock()).add_to(text, name.as_ptr().addr(), delta);
-    added.ok()?.then_some(())
-}
-
-/// Does the call if it is a usual one, and tells whether a flush is due.
+/// Does the call if it is a usual one, and tells whether a flush is due. If not, nothing has changed.
 #[inline]
 fn usual_call<M: Method>(
     buffer: &Bound<'_, MetricsBuffer>,
@@ -119,8 +96,21 @@ fn usual_call<M: Method>(
     let name = metric.cast::<PyString>().ok()?;
     let buffer = buffer.get().buffer().ok()?;
     let now = buffer.native_now()?;
-    M::add(buffer, name, number)?;
-    Some(buffer.is_due_at(now))
+    let value = M::value(number)?;
+    let known = M::sums(&mut buffer.lock()).add_known(name.as_ptr().addr(), value).ok()?;
+    let added = known || add_by_text::<M>(buffer, name, value)?;
+    added.then(|| buffer.is_due_at(now))
+}
+
+/// The way of names that are many, or not interned. False for one that is not pending.
+#[inline(never)]
+fn add_by_text<M: Method>(
+    buffer: &Buffer<Totals>,
+    name: &Bound<'_, PyString>,
+    value: M::Value,
+) -> Option<bool> {
+    let text = name.to_str().ok()?.as_bytes();
+    M::sums(&mut buffer.lock()).add_to(text, name.as_ptr().addr(), value).ok()
 }
 
 unsafe extern "C" fn call<M: Method>(
