@@ -33,8 +33,8 @@ class TargetStatus:
     Attributes:
         name: The class, as ``module.Class``.
         state: ``patched``; ``waiting`` for its module to be imported; ``missing``, if arroyo or the
-            class is not there; ``unknown``, if the class is none that this package can replace;
-            ``disabled``, if this package is not installed.
+            class is not there, or buffers nothing; ``unknown``, if the class is none that this
+            package can replace; ``disabled``, if this package is not installed.
         reason: Why, in words.
     """
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from arroyo.backends.kafka import consumer
 from arroyo.processing import processor
 
-from arroyo_metrics_buffer import uninstall
+from arroyo_metrics_buffer import install, uninstall
 
 from ._accounts import Errors, Tally, balance, instrumented
 from ._kafka import SILENT, kafka
@@ -57,7 +57,7 @@ def reproduce(*, seconds: float, threads: int, as_json: bool) -> int:
     for name, flag in (("arroyo alone", "--unpatched"), ("patched", "--patched")):
         sys.stderr.write(f"{name}: {2 * seconds:.0f} s\n")
         command = [sys.executable, "-m", __name__, flag, str(seconds), str(threads)]
-        output = subprocess.check_output(command, stderr=subprocess.DEVNULL)  # noqa: S603
+        output = subprocess.check_output(command)  # noqa: S603
         runs[name] = {target: Result(**result) for target, result in json.loads(output).items()}
     if as_json:
         as_dicts = {n: {t: r._asdict() for t, r in run.items()} for n, run in runs.items()}
@@ -160,6 +160,6 @@ def together(seconds: float, errors: Errors, jobs: Sequence[Callable[[], object]
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--unpatched":
-        uninstall()
+    # The environment may keep the import from installing.
+    (uninstall if sys.argv[1] == "--unpatched" else install)()
     sys.stdout.write(json.dumps(worker(float(sys.argv[2]), int(sys.argv[3]))))
