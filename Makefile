@@ -1,4 +1,5 @@
-# make demo | test | test-all | lint | format | wheel | bench | instructions | pythons | clean
+# make demo | test | test-all | model | sanitize | lint | format | wheel | bench | instructions
+#      | pythons | clean
 #
 # Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
 # PYTHON=python3.13 VENV=.venv313 takes another interpreter.
@@ -14,11 +15,11 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install releases demo test test-free-threaded test-all lint format wheel bench \
-	instructions pythons clean
+.PHONY: help install releases demo test model sanitize test-free-threaded test-all lint format \
+	wheel bench instructions pythons clean
 
 help:
-	@sed -n '1,4s/^# \{0,1\}//p' Makefile
+	@sed -n '1,5s/^# \{0,1\}//p' Makefile
 
 # A virtual environment with the tools, made anew when their list changes.
 $(VENV)/tools: pyproject.toml
@@ -51,7 +52,19 @@ $(VENV)/arroyo/%: | $(VENV)/tools
 # The core alone first: it needs no Python, and a failure there explains one that comes later.
 test: install releases
 	@cargo test --quiet --locked --no-default-features
+	@$(MAKE) --no-print-directory model PREEMPTIONS=3
 	@$(BIN)/python -m pytest --quiet
+
+# Every order in which threads can run through the core, with so many preemptions at most.
+PREEMPTIONS ?= 4
+
+model:
+	@RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) cargo test --quiet --locked \
+		--no-default-features --target-dir target/model --test model -- --nocapture
+
+# The core under ThreadSanitizer and AddressSanitizer, the extension under memcheck.
+sanitize: install
+	@$(BIN)/python scripts/sanitize
 
 # Interpreters that the machine may not have: CPython 3.13 and free-threaded 3.14.
 PYTHONS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/arroyo-metrics-buffer

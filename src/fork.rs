@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::lock::{ArcMutexGuard, Mutex, MutexGuard};
+use crate::lock::{ArcMutexGuard, Mutex, MutexGuard, mutex};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::global;
 
 /// Contents of a lock, as the child of a fork inherits them.
 pub trait AtFork: Send + 'static {
@@ -26,12 +27,16 @@ pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-static GENERATION: AtomicU64 = AtomicU64::new(0);
+global! {
+    static GENERATION: AtomicU64 = AtomicU64::new(0);
+}
 
-/// Every live lock by address, which is the order in which a fork takes them.
-static REGISTRY: Mutex<Registry> = Mutex::new(BTreeMap::new());
+global! {
+    /// Every live lock by its number, which is the order in which a fork takes them.
+    static REGISTRY: Mutex<Registry> = mutex(BTreeMap::new());
+}
 
-type Registry = BTreeMap<usize, Arc<dyn Registered>>;
+type Registry = BTreeMap<u64, Arc<dyn Registered>>;
 
 /// A mutex of any contents, as the registry sees it.
 trait Registered: Send + Sync {
@@ -55,18 +60,23 @@ impl<T: AtFork> Held for ArcMutexGuard<T> {
     }
 }
 
-pub(crate) fn register<T: AtFork>(mutex: &Arc<Mutex<T>>) {
-    REGISTRY.lock().insert(address(mutex), mutex.clone());
+/// Has every fork take a lock until this is dropped, under the number that it holds.
+///
+/// Who drops it keeps a reference to the lock, so that its contents are dropped later: here they would
+/// be dropped with the registry locked.
+pub(crate) struct Registration(u64);
+
+pub(crate) fn register<T: AtFork>(mutex: Arc<Mutex<T>>) -> Registration {
+    let mut registry = REGISTRY.lock();
+    let number = registry.last_key_value().map_or(0, |(last, _)| last + 1);
+    registry.insert(number, mutex);
+    Registration(number)
 }
 
-/// The caller keeps a reference of its own, so that the contents are dropped by it, later: here
-/// they would be dropped with the registry locked.
-pub(crate) fn unregister<T: AtFork>(mutex: &Arc<Mutex<T>>) {
-    REGISTRY.lock().remove(&address(mutex));
-}
-
-fn address<T>(mutex: &Arc<Mutex<T>>) -> usize {
-    Arc::as_ptr(mutex).addr()
+impl Drop for Registration {
+    fn drop(&mut self) {
+        REGISTRY.lock().remove(&self.0);
+    }
 }
 
 /// All that a fork holds; what was taken last is released first.
@@ -75,21 +85,26 @@ struct Standstill {
     _registry: MutexGuard<'static, Registry>,
 }
 
-/// Where the fork in progress keeps what it holds, between the handler before it and the one after.
-/// Only the thread that has the registry comes here, and in a child it is the only thread.
-static STANDSTILL: Mutex<Option<Standstill>> = Mutex::new(None);
+global! {
+    /// Where the fork in progress keeps what it holds, between the handler before it and the one
+    /// after. Only the thread that has the registry comes here, and in a child it is the only thread.
+    static STANDSTILL: Mutex<Option<Standstill>> = mutex(None);
+}
 
-fn before() {
+/// What to do before a fork: from here on nobody else has a lock.
+pub fn before() {
     let registry = REGISTRY.lock();
     let locks = registry.values().map(|lock| lock.clone().hold()).collect();
     *STANDSTILL.lock() = Some(Standstill { locks, _registry: registry });
 }
 
-fn in_parent() {
+/// What to do in the parent after a fork.
+pub fn in_parent() {
     drop(STANDSTILL.lock().take());
 }
 
-fn in_child() {
+/// What to do in the child after a fork.
+pub fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     let mut standstill = STANDSTILL.lock().take();
     for lock in standstill.iter_mut().flat_map(|held| &mut held.locks) {
@@ -116,7 +131,9 @@ pub fn install_handlers() -> io::Result<()> {
     extern "C" fn after_fork_in_child() {
         in_child();
     }
-    static INSTALLED: Mutex<bool> = Mutex::new(false);
+    global! {
+        static INSTALLED: Mutex<bool> = mutex(false);
+    }
 
     let mut installed = INSTALLED.lock();
     if !*installed {

@@ -7,6 +7,7 @@ pub mod fork;
 pub mod lock;
 pub mod pending;
 pub mod sums;
+mod sync;
 pub mod totals;
 
 #[cfg(feature = "python")]

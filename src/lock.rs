@@ -1,38 +1,35 @@
 //! The lock around everything that several threads share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use parking_lot::lock_api;
 
-use crate::fork::{self, AtFork};
+use crate::fork::{self, AtFork, Registration};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::yield_now;
 
 /// A value that threads share, in a mutex that a fork leaves whole.
 ///
 /// What is done with it locked takes nanoseconds and calls no Python: the holder never waits for the
 /// interpreter, so a thread that holds the interpreter may wait for the lock.
-pub struct Shared<T: AtFork>(Arc<Mutex<T>>);
+pub struct Shared<T: AtFork> {
+    // Dropped first: the contents are not to be dropped by the registry, which is locked then.
+    _registration: Registration,
+    mutex: Arc<Mutex<T>>,
+}
 
 impl<T: AtFork> Shared<T> {
     /// Shares `value`, whose lock every fork takes from now until this is dropped.
     pub fn new(value: T) -> Self {
-        let mutex = Arc::new(Mutex::new(value));
-        fork::register(&mutex);
-        Self(mutex)
+        let mutex = Arc::new(mutex(value));
+        Self { _registration: fork::register(mutex.clone()), mutex }
     }
 
     /// Waits for the lock. Nothing that could run Python code may be called or dropped under the
     /// guard.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock()
-    }
-}
-
-impl<T: AtFork> Drop for Shared<T> {
-    fn drop(&mut self) {
-        fork::unregister(&self.0);
+        self.mutex.lock()
     }
 }
 
@@ -42,6 +39,18 @@ pub type Mutex<T> = lock_api::Mutex<NeverParks, T>;
 pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, NeverParks, T>;
 /// A guard that keeps its mutex alive.
 pub type ArcMutexGuard<T> = lock_api::ArcMutexGuard<NeverParks, T>;
+
+/// A mutex of `value`, unlocked.
+#[cfg(not(loom))]
+pub const fn mutex<T>(value: T) -> Mutex<T> {
+    Mutex::new(value)
+}
+
+/// A mutex of `value`, unlocked. It is no constant, since loom's atomics belong to an execution.
+#[cfg(loom)]
+pub fn mutex<T>(value: T) -> Mutex<T> {
+    Mutex::from_raw(NeverParks(AtomicBool::new(false)), value)
+}
 
 /// A lock whose waiters yield the processor until they get it.
 ///
@@ -54,13 +63,16 @@ pub type ArcMutexGuard<T> = lock_api::ArcMutexGuard<NeverParks, T>;
 #[repr(align(128))]
 pub struct NeverParks(AtomicBool);
 
-// SAFETY: `try_lock` returns true to one caller only until `unlock` is called, since `swap` returns
-// false once and then true; Acquire and Release make what was done under the lock visible to the
+// SAFETY: `try_lock` returns true to one caller only until `unlock` is called, since
+// `compare_exchange` sets the flag for one caller only; Acquire and Release make what was done under the lock visible to the
 // next holder.
 unsafe impl lock_api::RawMutex for NeverParks {
     // The initial value of every mutex, not a shared one.
     #[allow(clippy::declare_interior_mutable_const)]
+    #[cfg(not(loom))]
     const INIT: Self = Self(AtomicBool::new(false));
+    #[cfg(loom)]
+    const INIT: Self = panic!("see mutex()");
 
     // A fork's handlers keep guards in a static. Nothing here depends on the thread that unlocks.
     type GuardMarker = lock_api::GuardSend;
@@ -68,13 +80,14 @@ unsafe impl lock_api::RawMutex for NeverParks {
     #[inline]
     fn lock(&self) {
         while !self.try_lock() {
-            thread::yield_now();
+            yield_now();
         }
     }
 
     #[inline]
     fn try_lock(&self) -> bool {
-        !self.0.swap(true, Ordering::Acquire)
+        // Not a swap, which would take as long and write where there is nothing to change.
+        self.0.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     #[inline]

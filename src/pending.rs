@@ -3,10 +3,11 @@
 use std::cell::Cell;
 use std::iter;
 use std::mem;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::fork::{self, AtFork};
 use crate::lock::{MutexGuard, Shared};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{global, per_thread};
 
 /// What a buffer accumulates between two flushes: entries, each of which is sent by one call of the
 /// backend.
@@ -107,10 +108,12 @@ impl<C: Contents> Pending<C> {
 /// A number for the calling thread; the threads of a process are numbered from 0 on, in the order in
 /// which they come here.
 fn this_thread() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    global! {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+    }
     const NONE: usize = usize::MAX;
-    thread_local! {
-        static NUMBER: Cell<usize> = const { Cell::new(NONE) };
+    per_thread! {
+        static NUMBER: Cell<usize> = Cell::new(NONE);
     }
     NUMBER.with(|number| {
         if number.get() == NONE {

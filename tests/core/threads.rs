@@ -208,18 +208,16 @@ fn of_many_threads_that_ask_at_the_same_time_one_is_told_to_flush() {
         let pending = Pending::<Totals>::new(1.0, 0.0);
         let barrier = Barrier::new(THREADS);
         for now in [2.0, 4.0, 6.0, 8.0] {
-            let told = AtomicU32::new(0);
-            thread::scope(|scope| {
-                for _ in 0..THREADS {
-                    scope.spawn(|| {
-                        barrier.wait();
-                        if pending.throttle().is_due(now) {
-                            told.fetch_add(1, Ordering::Relaxed);
-                        }
-                    });
-                }
+            let ask = || {
+                barrier.wait();
+                pending.throttle().is_due(now)
+            };
+            let told = thread::scope(|scope| {
+                let threads = [(); THREADS].map(|()| scope.spawn(ask));
+                threads.map(|thread| thread.join().unwrap())
             });
-            assert_eq!(told.into_inner(), 1, "threads told to flush at {now}");
+            let told = told.into_iter().filter(|told| *told).count();
+            assert_eq!(told, 1, "threads told to flush at {now}");
         }
     });
 }
