@@ -1,4 +1,4 @@
-# make demo | test | test-all | lint | format | wheel | bench | instructions | pythons | clean
+# make demo | test | test-all | forks | lint | format | wheel | bench | instructions | pythons | clean
 #
 # Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
 # PYTHON=python3.13 VENV=.venv313 takes another interpreter.
@@ -14,8 +14,8 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install releases demo test test-free-threaded test-all lint format wheel bench \
-	instructions pythons clean
+.PHONY: help install releases demo test test-free-threaded test-all forks lint format wheel \
+	bench instructions pythons clean
 
 help:
 	@sed -n '1,4s/^# \{0,1\}//p' Makefile
@@ -65,6 +65,13 @@ test-free-threaded:
 
 test-all: test test-free-threaded pythons
 	@$(MAKE) --no-print-directory test PYTHON=$(PYTHONS)/cp313/bin/python3 VENV=.venv-cp313
+
+# So many from each test that forks under load. The core's test makes ten thousand in any case.
+FORKS ?= 10000
+
+forks: install
+	@FORKS=$(FORKS) cargo test --quiet --locked --no-default-features --test forks
+	@FORKS=$(FORKS) $(BIN)/python -m pytest --quiet tests/test_fork.py
 
 lint: install
 	@cargo fmt --check

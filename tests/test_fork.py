@@ -15,11 +15,9 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import NoReturn
 from unittest import mock
 
 import pytest
@@ -27,6 +25,8 @@ import pytest
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from backends import Call, Outage, Recorder, Slow
+from buffers import Deliveries
+from children import DEADLINE, UNIT, check_child, fork, wait
 from stress import run_together
 
 pytestmark = [
@@ -38,37 +38,8 @@ pytestmark = [
     pytest.mark.usefixtures("tiny_switch_interval"),
 ]
 
-DEADLINE = 30  # seconds for a child, which needs milliseconds
-UNIT = 2.0**-10  # seconds; multiples of it add up exactly in any order
-
-
-def exit_after(job: Callable[[], object]) -> NoReturn:
-    """Do a child's job and end the child, with 0 if nothing was raised."""
-    signal.alarm(2 * DEADLINE)  # a child does not outlive its test, should its parent be killed
-    try:
-        job()
-        os._exit(0)
-    except BaseException:  # noqa: BLE001 - nothing may reach the test runner, which is the parent's
-        os.write(2, traceback.format_exc().encode())
-        os._exit(1)
-
-
-def fork(job: Callable[[], object], fork: Callable[[], int] | None = None) -> int:
-    pid = (fork or os.fork)()
-    assert pid >= 0, "no process could be made"  # and -1, to kill(), is every process there is
-    return pid or exit_after(job)
-
-
-def wait(pid: int, deadline: float = DEADLINE, kill: Callable[[int, int], None] = os.kill) -> None:
-    """Wait for a child that has to exit with 0."""
-    end = time.monotonic() + deadline
-    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-        if time.monotonic() > end:
-            kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            pytest.fail("a child hangs")
-        time.sleep(0.0005)
-    assert os.waitstatus_to_exitcode(ended[1]) == 0, "a child failed, see its stderr"
+FORKS = int(os.environ.get("FORKS", "0"))  # how many a test that makes many is to make, if not 0
+PATIENCE = 2 * DEADLINE + FORKS / 5  # seconds for such a test
 
 
 def in_a_child(test: Callable[[], None]) -> Callable[[], None]:
@@ -78,12 +49,13 @@ def in_a_child(test: Callable[[], None]) -> Callable[[], None]:
     """
 
     def job() -> None:
+        signal.alarm(math.ceil(PATIENCE))
         os.setpgid(0, 0)
         test()
 
     @functools.wraps(test)
     def run() -> None:
-        wait(fork(job), 2 * DEADLINE, os.killpg)
+        wait(fork(job), PATIENCE, os.killpg)
 
     return run
 
@@ -105,13 +77,20 @@ class Values:
 
 
 def rounds(count: int = 150, seconds: float = 2.5) -> Iterator[int]:
-    """So many, or as many as there is time for where forks are slow."""
+    """So many, or as many as there is time for where forks are slow; or FORKS."""
+    if FORKS:
+        return iter(range(FORKS))
     end = time.monotonic() + seconds
     return itertools.takewhile(lambda i: i < 10 or time.monotonic() < end, range(count))
 
 
+def of_both_classes(flush_interval: float = math.inf) -> list[MetricsBuffer | Deliveries]:
+    classes = (MetricsBuffer, MetricsBuffer, Deliveries)
+    return [each(Values(), flush_interval=flush_interval) for each in classes]
+
+
 @contextmanager
-def load(*buffers: MetricsBuffer) -> Iterator[None]:
+def load(*buffers: MetricsBuffer | Deliveries) -> Iterator[None]:
     """Write to the buffers and flush them meanwhile, from several threads; then check accounts."""
     stop = threading.Event()
     made: list[int] = []
@@ -142,24 +121,6 @@ def load(*buffers: MetricsBuffer) -> Iterator[None]:
     for buffer in buffers:
         buffer.flush()
         assert buffer.metrics.sums() == {"count": sum(made), "time": UNIT * sum(made)}
-
-
-def check_child(*buffers: MetricsBuffer) -> None:
-    """The buffers are empty and work, for several threads too."""
-    for buffer in buffers:
-        assert buffer.snapshot() == ({}, {})
-        buffer.metrics = backend = Recorder()
-
-        def work(buffer: MetricsBuffer = buffer) -> None:
-            for _ in range(10):
-                buffer.incr_counter("count", 1)
-                buffer.incr_timing("time", UNIT)
-                buffer.flush()
-
-        work()
-        run_together(work, work)
-        assert backend.sums() == {"count": 30, "time": 30 * UNIT}
-        assert buffer.snapshot() == ({}, {})
 
 
 def made_with_pending(backend: Recorder) -> MetricsBuffer:
@@ -378,7 +339,7 @@ def test_what_another_thread_is_sending_is_the_parents() -> None:
 
 @in_a_child
 def test_forks_under_load_keep_every_account_exact() -> None:
-    buffers = [MetricsBuffer(Values(), flush_interval=0.001) for _ in range(3)]
+    buffers = of_both_classes(flush_interval=0.001)
 
     def child() -> None:
         check_child(*buffers)
@@ -391,7 +352,7 @@ def test_forks_under_load_keep_every_account_exact() -> None:
 
 @in_a_child
 def test_several_threads_may_fork_at_once() -> None:
-    buffers = [MetricsBuffer(Values(), flush_interval=math.inf) for _ in range(3)]
+    buffers = of_both_classes()
 
     def fork_often() -> None:
         for _ in rounds():
@@ -445,7 +406,7 @@ def test_a_child_may_install_while_its_parent_is_installing() -> None:
 )
 @in_a_child
 def test_a_server_may_fork_from_c_without_a_hook_of_python_before() -> None:
-    buffers = [MetricsBuffer(Values(), flush_interval=math.inf) for _ in range(3)]
+    buffers = of_both_classes()
     after_fork_in_child = ctypes.pythonapi.PyOS_AfterFork_Child
     after_fork_in_child.restype = None
     calls = ctypes.PyDLL(None).fork, after_fork_in_child
@@ -464,7 +425,7 @@ def test_a_server_may_fork_from_c_without_a_hook_of_python_before() -> None:
 def test_a_thread_that_let_the_interpreter_go_may_fork() -> None:
     # The locks' holders are other threads, which have the interpreter. The child lacks them, so it
     # can't run Python. Others call exec(); here it is killed.
-    buffers = [MetricsBuffer(Values(), flush_interval=math.inf) for _ in range(3)]
+    buffers = of_both_classes()
     fork_detached = ctypes.CDLL(None).fork
     with load(*buffers):
         for _ in rounds():
@@ -475,7 +436,7 @@ def test_a_thread_that_let_the_interpreter_go_may_fork() -> None:
 
 @in_a_child
 def test_subprocesses_may_be_started_under_load() -> None:
-    buffers = [MetricsBuffer(Values(), flush_interval=math.inf) for _ in range(3)]
+    buffers = of_both_classes()
     with load(*buffers):
         for preexec in (None, lambda: check_child(*buffers)):
             for _ in rounds(20, 1):
@@ -490,12 +451,14 @@ def report(connection: Connection, buffer: MetricsBuffer | None = None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "inherits"), [("fork", True), ("fork", False), ("spawn", False)]
+    ("method", "inherits"),
+    [("fork", True), ("fork", False), ("forkserver", False), ("spawn", False)],
 )
 def test_processes_of_multiprocessing_keep_their_own_accounts(
     method: str, *, inherits: bool
 ) -> None:
     context = multiprocessing.get_context(method)
+    context.set_forkserver_preload(["arroyo_metrics_buffer"])  # so that its children inherit that
     buffer = made_with_pending(Recorder())
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(  # type: ignore[attr-defined]
