@@ -1,4 +1,4 @@
-# make demo | test | test-all | forks | lint | format | wheel | bench | instructions | pythons | clean
+# make demo | test | test-all | forks | soak | lint | format | wheel | bench | instructions | pythons | clean
 #
 # Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
 # PYTHON=python3.13 VENV=.venv313 takes another interpreter.
@@ -14,7 +14,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install releases demo test test-free-threaded test-all forks lint format wheel \
+.PHONY: help install releases demo test test-free-threaded test-all forks soak lint format wheel \
 	bench instructions pythons clean
 
 help:
@@ -72,6 +72,11 @@ FORKS ?= 10000
 forks: install
 	@FORKS=$(FORKS) cargo test --quiet --locked --no-default-features --test forks
 	@FORKS=$(FORKS) $(BIN)/python -m pytest --quiet tests/test_fork.py
+
+SECONDS ?= 600
+
+soak: install
+	@$(BIN)/python tests/soak.py --seconds $(SECONDS)
 
 lint: install
 	@cargo fmt --check
