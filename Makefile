@@ -66,7 +66,7 @@ test-free-threaded:
 test-all: test test-free-threaded pythons
 	@$(MAKE) --no-print-directory test PYTHON=$(PYTHONS)/cp313/bin/python3 VENV=.venv-cp313
 
-# So many from each test that forks under load. The core's test makes ten thousand in any case.
+# So many by the core's tests, which make ten thousand in any case, and so many by Python's.
 FORKS ?= 10000
 
 forks: install
