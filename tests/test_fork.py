@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from unittest import mock
@@ -88,9 +88,24 @@ def rounds(count: int = 150, seconds: float = 2.5) -> Iterator[int]:
     return itertools.takewhile(lambda i: i < 10 or time.monotonic() < end, range(count))
 
 
-def of_both_classes(flush_interval: float = math.inf) -> list[MetricsBuffer | Deliveries]:
+Buffers = Sequence[MetricsBuffer | Deliveries]
+
+
+def of_both_classes(flush_interval: float = math.inf) -> Buffers:
     classes = (MetricsBuffer, MetricsBuffer, Deliveries)
     return [each(Sums(), flush_interval=flush_interval) for each in classes]
+
+
+def write(buffers: Buffers, calls: int) -> None:
+    for _ in range(calls):
+        for buffer in buffers:
+            buffer.incr_counter("count", 1)
+            buffer.incr_timing("time", UNIT)
+
+
+def flush(buffers: Buffers) -> None:
+    for buffer in buffers:
+        buffer.flush()
 
 
 @contextmanager
@@ -99,21 +114,19 @@ def load(*buffers: MetricsBuffer | Deliveries) -> Iterator[None]:
     stop = threading.Event()
     made: list[int] = []
 
-    def write() -> None:
+    def write_often() -> None:
         calls = 0
         while not stop.is_set():
-            for buffer in buffers:
-                buffer.incr_counter("count", 1)
-                buffer.incr_timing("time", UNIT)
-            calls += 1
+            write(buffers, 100)
+            calls += 100
+            flush(buffers)  # else more latencies might come in than are sent, and than are kept
         made.append(calls)
 
-    def flush() -> None:
+    def flush_often() -> None:
         while not stop.is_set():
-            for buffer in buffers:
-                buffer.flush()
+            flush(buffers)
 
-    jobs = [write, write, write, flush, flush]
+    jobs = [write_often, write_often, write_often, flush_often, flush_often]
     threads = [threading.Thread(target=job, daemon=True) for job in jobs]
     for thread in threads:
         thread.start()
@@ -121,9 +134,9 @@ def load(*buffers: MetricsBuffer | Deliveries) -> Iterator[None]:
     stop.set()
     for thread in threads:
         thread.join(DEADLINE)
-    assert len(made) == jobs.count(write)
+    assert len(made) == jobs.count(write_often)
+    flush(buffers)
     for buffer in buffers:
-        buffer.flush()
         assert buffer.metrics.sums() == {"count": sum(made), "time": UNIT * sum(made)}
 
 
