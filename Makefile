@@ -1,5 +1,5 @@
-# make demo | test | test-all | model | sanitize | lint | format | wheel | bench | instructions
-#      | pythons | clean
+# make demo | test | test-all | lint | format | wheel | bench | instructions | pythons | clean
+#      model | sanitize | fuzz | forks | soak | mutants    (docs/reliability.md)
 #
 # Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
 # PYTHON=python3.13 VENV=.venv313 takes another interpreter.
@@ -15,8 +15,8 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install releases demo test model sanitize test-free-threaded test-all lint format \
-	wheel bench instructions pythons clean
+.PHONY: help install releases demo test test-free-threaded test-all model sanitize fuzz forks soak \
+	mutants lint format wheel bench instructions pythons clean
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
@@ -78,6 +78,18 @@ test-free-threaded:
 
 test-all: test test-free-threaded pythons
 	@$(MAKE) --no-print-directory test PYTHON=$(PYTHONS)/cp313/bin/python3 VENV=.venv-cp313
+
+# So many by the core's tests, which make ten thousand in any case, and so many by Python's.
+FORKS ?= 10000
+
+forks: install
+	@FORKS=$(FORKS) cargo test --quiet --locked --no-default-features --test forks
+	@FORKS=$(FORKS) $(BIN)/python -m pytest --quiet tests/test_fork.py
+
+SECONDS ?= 600
+
+soak: install
+	@$(BIN)/python tests/soak.py --seconds $(SECONDS)
 
 lint: install
 	@cargo fmt --check

@@ -15,11 +15,10 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import NoReturn
 from unittest import mock
 
 import pytest
@@ -27,6 +26,8 @@ import pytest
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from backends import Call, Outage, Recorder, Slow
+from buffers import Deliveries
+from children import DEADLINE, UNIT, check_child, fork, wait
 from stress import run_together
 
 pytestmark = [
@@ -38,37 +39,8 @@ pytestmark = [
     pytest.mark.usefixtures("tiny_switch_interval"),
 ]
 
-DEADLINE = 30  # seconds for a child, which needs milliseconds
-UNIT = 2.0**-10  # seconds; multiples of it add up exactly in any order
-
-
-def exit_after(job: Callable[[], object]) -> NoReturn:
-    """Do a child's job and end the child, with 0 if nothing was raised."""
-    signal.alarm(2 * DEADLINE)  # a child does not outlive its test, should its parent be killed
-    try:
-        job()
-        os._exit(0)
-    except BaseException:  # noqa: BLE001 - nothing may reach the test runner, which is the parent's
-        os.write(2, traceback.format_exc().encode())
-        os._exit(1)
-
-
-def fork(job: Callable[[], object], fork: Callable[[], int] | None = None) -> int:
-    pid = (fork or os.fork)()
-    assert pid >= 0, "no process could be made"  # and -1, to kill(), is every process there is
-    return pid or exit_after(job)
-
-
-def wait(pid: int, deadline: float = DEADLINE, kill: Callable[[int, int], None] = os.kill) -> None:
-    """Wait for a child that has to exit with 0."""
-    end = time.monotonic() + deadline
-    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-        if time.monotonic() > end:
-            kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            pytest.fail("a child hangs")
-        time.sleep(0.0005)
-    assert os.waitstatus_to_exitcode(ended[1]) == 0, "a child failed, see its stderr"
+FORKS = int(os.environ.get("FORKS", "0")) // 12  # by each of the twelve that fork again and again
+PATIENCE = 2 * DEADLINE + FORKS / 4  # seconds for a test that has such
 
 
 def in_a_child(test: Callable[[], None]) -> Callable[[], None]:
@@ -78,59 +50,83 @@ def in_a_child(test: Callable[[], None]) -> Callable[[], None]:
     """
 
     def job() -> None:
+        signal.alarm(math.ceil(PATIENCE))
         os.setpgid(0, 0)
         test()
 
     @functools.wraps(test)
     def run() -> None:
-        wait(fork(job), 2 * DEADLINE, os.killpg)
+        wait(fork(job), PATIENCE, os.killpg)
 
     return run
 
 
-class Values:
-    """Keeps the values alone: a record of each call would soon make a heap that is slow to fork."""
+class Sums:
+    """Sums what it is sent: a record of each call would soon make a heap that is slow to fork."""
 
     def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
+        self._sums: dict[tuple[int, str], float] = {}
 
     def timing(self, name: str, value: float) -> None:
-        # Not a defaultdict: its list may set off a collection and so let another thread make one.
-        self.values.setdefault(name, []).append(value)
+        key = threading.get_ident(), name  # so that two threads never add to one sum
+        self._sums[key] = self._sums.get(key, 0) + value
 
     increment = timing
 
-    def sums(self) -> dict[str, float]:
-        return {name: sum(values) for name, values in self.values.items()}
+    def sums(self) -> Counter[str]:
+        sums: Counter[str] = Counter()
+        for (_, name), value in self._sums.items():
+            sums[name] += value  # type: ignore[assignment]
+        return sums
 
 
 def rounds(count: int = 150, seconds: float = 2.5) -> Iterator[int]:
-    """So many, or as many as there is time for where forks are slow."""
+    """So many, or as many as there is time for where forks are slow; or what FORKS says."""
+    if FORKS:
+        return iter(range(FORKS))
     end = time.monotonic() + seconds
     return itertools.takewhile(lambda i: i < 10 or time.monotonic() < end, range(count))
 
 
+Buffers = Sequence[MetricsBuffer | Deliveries]
+
+
+def of_both_classes(flush_interval: float = math.inf) -> Buffers:
+    classes = (MetricsBuffer, MetricsBuffer, Deliveries)
+    return [each(Sums(), flush_interval=flush_interval) for each in classes]
+
+
+def write(buffers: Buffers, calls: int) -> None:
+    for _ in range(calls):
+        for buffer in buffers:
+            buffer.incr_counter("count", 1)
+            buffer.incr_timing("time", UNIT)
+
+
+def flush(buffers: Buffers) -> None:
+    for buffer in buffers:
+        buffer.flush()
+
+
 @contextmanager
-def load(*buffers: MetricsBuffer) -> Iterator[None]:
+def load(*buffers: MetricsBuffer | Deliveries) -> Iterator[None]:
     """Write to the buffers and flush them meanwhile, from several threads; then check accounts."""
     stop = threading.Event()
     made: list[int] = []
 
-    def write() -> None:
+    def write_often() -> None:
         calls = 0
         while not stop.is_set():
-            for buffer in buffers:
-                buffer.incr_counter("count", 1)
-                buffer.incr_timing("time", UNIT)
-            calls += 1
+            write(buffers, 100)
+            calls += 100
+            flush(buffers)  # else more latencies might come in than are sent, and than are kept
         made.append(calls)
 
-    def flush() -> None:
+    def flush_often() -> None:
         while not stop.is_set():
-            for buffer in buffers:
-                buffer.flush()
+            flush(buffers)
 
-    jobs = [write, write, write, flush, flush]
+    jobs = [write_often, write_often, write_often, flush_often, flush_often]
     threads = [threading.Thread(target=job, daemon=True) for job in jobs]
     for thread in threads:
         thread.start()
@@ -138,28 +134,10 @@ def load(*buffers: MetricsBuffer) -> Iterator[None]:
     stop.set()
     for thread in threads:
         thread.join(DEADLINE)
-    assert len(made) == jobs.count(write)
+    assert len(made) == jobs.count(write_often)
+    flush(buffers)
     for buffer in buffers:
-        buffer.flush()
         assert buffer.metrics.sums() == {"count": sum(made), "time": UNIT * sum(made)}
-
-
-def check_child(*buffers: MetricsBuffer) -> None:
-    """The buffers are empty and work, for several threads too."""
-    for buffer in buffers:
-        assert buffer.snapshot() == ({}, {})
-        buffer.metrics = backend = Recorder()
-
-        def work(buffer: MetricsBuffer = buffer) -> None:
-            for _ in range(10):
-                buffer.incr_counter("count", 1)
-                buffer.incr_timing("time", UNIT)
-                buffer.flush()
-
-        work()
-        run_together(work, work)
-        assert backend.sums() == {"count": 30, "time": 30 * UNIT}
-        assert buffer.snapshot() == ({}, {})
 
 
 def made_with_pending(backend: Recorder) -> MetricsBuffer:
@@ -378,7 +356,7 @@ def test_what_another_thread_is_sending_is_the_parents() -> None:
 
 @in_a_child
 def test_forks_under_load_keep_every_account_exact() -> None:
-    buffers = [MetricsBuffer(Values(), flush_interval=0.001) for _ in range(3)]
+    buffers = of_both_classes(flush_interval=0.001)
 
     def child() -> None:
         check_child(*buffers)
@@ -391,7 +369,7 @@ def test_forks_under_load_keep_every_account_exact() -> None:
 
 @in_a_child
 def test_several_threads_may_fork_at_once() -> None:
-    buffers = [MetricsBuffer(Values(), flush_interval=math.inf) for _ in range(3)]
+    buffers = of_both_classes()
 
     def fork_often() -> None:
         for _ in rounds():
@@ -445,7 +423,7 @@ def test_a_child_may_install_while_its_parent_is_installing() -> None:
 )
 @in_a_child
 def test_a_server_may_fork_from_c_without_a_hook_of_python_before() -> None:
-    buffers = [MetricsBuffer(Values(), flush_interval=math.inf) for _ in range(3)]
+    buffers = of_both_classes()
     after_fork_in_child = ctypes.pythonapi.PyOS_AfterFork_Child
     after_fork_in_child.restype = None
     calls = ctypes.PyDLL(None).fork, after_fork_in_child
@@ -464,7 +442,7 @@ def test_a_server_may_fork_from_c_without_a_hook_of_python_before() -> None:
 def test_a_thread_that_let_the_interpreter_go_may_fork() -> None:
     # The locks' holders are other threads, which have the interpreter. The child lacks them, so it
     # can't run Python. Others call exec(); here it is killed.
-    buffers = [MetricsBuffer(Values(), flush_interval=math.inf) for _ in range(3)]
+    buffers = of_both_classes()
     fork_detached = ctypes.CDLL(None).fork
     with load(*buffers):
         for _ in rounds():
@@ -475,7 +453,7 @@ def test_a_thread_that_let_the_interpreter_go_may_fork() -> None:
 
 @in_a_child
 def test_subprocesses_may_be_started_under_load() -> None:
-    buffers = [MetricsBuffer(Values(), flush_interval=math.inf) for _ in range(3)]
+    buffers = of_both_classes()
     with load(*buffers):
         for preexec in (None, lambda: check_child(*buffers)):
             for _ in rounds(20, 1):
@@ -490,12 +468,14 @@ def report(connection: Connection, buffer: MetricsBuffer | None = None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "inherits"), [("fork", True), ("fork", False), ("spawn", False)]
+    ("method", "inherits"),
+    [("fork", True), ("fork", False), ("forkserver", False), ("spawn", False)],
 )
 def test_processes_of_multiprocessing_keep_their_own_accounts(
     method: str, *, inherits: bool
 ) -> None:
     context = multiprocessing.get_context(method)
+    context.set_forkserver_preload(["arroyo_metrics_buffer"])  # so that its children inherit that
     buffer = made_with_pending(Recorder())
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(  # type: ignore[attr-defined]

@@ -6,7 +6,6 @@ import functools
 import gc
 import logging
 import math
-import resource
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import pytest
 
 from arroyo_metrics_buffer import MetricsBuffer
 from backends import Flaky, Outage, Recorder
+from memory import resident
 from stress import run_together
 
 LEAK = 2_000_000  # bytes; what is repeated here leaks several times that if it leaks at all
@@ -44,12 +44,6 @@ class Down:
 
 def made(backend: object) -> MetricsBuffer:
     return MetricsBuffer(backend, flush_interval=math.inf)
-
-
-def resident() -> int:
-    """Bytes of memory that the process has now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
 
 
 def assert_flat(work: Callable[[], object]) -> None:

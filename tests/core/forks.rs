@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 use std::any::Any;
+use std::env;
 use std::ffi::c_void;
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
@@ -25,7 +26,15 @@ type Totals = totals::Totals<&'static str>;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Forks, and fails if `body` panics, crashes or hangs in the child.
+///
+/// `body` may use what is on the heap or on the stack of this thread. The stacks of the others, which
+/// the child lacks, glibc frees there to make room for those of new threads.
 fn in_a_child(patience: Duration, body: impl FnOnce()) {
+    succeeds(start_child(body), patience);
+}
+
+/// The number of the child, which ends with `body`.
+fn start_child(body: impl FnOnce()) -> libc::pid_t {
     // SAFETY: the child is a copy of this thread alone. It runs `body` and ends there, so that
     // neither the rest of the test nor the harness goes on twice.
     let child = unsafe { libc::fork() };
@@ -41,8 +50,12 @@ fn in_a_child(patience: Duration, body: impl FnOnce()) {
             // SAFETY: it ends the process.
             unsafe { libc::_exit(outcome.is_err().into()) }
         }
-        child => assert_eq!(wait(child, patience), Some(0), "status of the child, if it ended"),
+        child => child,
     }
+}
+
+fn succeeds(child: libc::pid_t, patience: Duration) {
+    assert_eq!(wait(child, patience), Some(0), "status of the child, if it ended");
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {
@@ -68,14 +81,14 @@ fn wait(child: libc::pid_t, patience: Duration) -> Option<i32> {
 }
 
 /// A fork that never returns fails the test instead of hanging it.
-fn in_time(body: impl FnOnce() + Send + 'static) {
+fn in_time(patience: Duration, body: impl FnOnce() + Send + 'static) {
     fork::install_handlers().expect("there is memory for the handlers");
     let (done, outcome) = mpsc::channel();
     let thread = thread::spawn(move || {
         body();
         done.send(()).expect("it is waited for");
     });
-    if let Err(RecvTimeoutError::Timeout) = outcome.recv_timeout(3 * PATIENCE) {
+    if let Err(RecvTimeoutError::Timeout) = outcome.recv_timeout(patience) {
         panic!("it hangs");
     }
     thread.join().unwrap_or_else(|error| panic::resume_unwind(error));
@@ -135,8 +148,8 @@ fn starts_empty_and_works(buffers: &[Pending<Totals>]) {
 #[test]
 fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing() {
     const FORKS: u32 = 200;
-    in_time(|| {
-        let buffers = [1, 2, 8].map(|shards| Pending::<Totals>::sharded(shards, 1.0, 0.0));
+    in_time(3 * PATIENCE, || {
+        let buffers = Arc::new([1, 2, 8].map(|shards| Pending::sharded(shards, 1.0, 0.0)));
         let stop = AtomicBool::new(false);
         let until_stopped = |step: &dyn Fn() -> i128| {
             let mut sum = 0;
@@ -149,17 +162,17 @@ fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing
         let taken = |buffer: &Pending<Totals>| count(&buffer.take().contents);
         let sending = || until_stopped(&|| buffers.iter().map(taken).sum());
         let making_buffers = || until_stopped(&|| taken(&Pending::new(1.0, 0.0)));
-        let forking = || {
+        let forking = |buffers: Arc<[Pending<Totals>; 3]>| {
             let generation = fork::generation();
             for _ in 0..FORKS {
                 let taken = buffers[0].take();
                 in_a_child(PATIENCE, || {
                     assert_eq!(fork::generation(), generation + 1);
                     assert!(taken.is_the_parents());
-                    starts_empty_and_works(&buffers);
+                    starts_empty_and_works(&*buffers);
                     in_a_child(PATIENCE / 2, || {
                         assert_eq!(fork::generation(), generation + 2);
-                        starts_empty_and_works(&buffers);
+                        starts_empty_and_works(&*buffers);
                     });
                     assert_eq!(count(&buffers[0].take().contents), 2);
                 });
@@ -172,8 +185,11 @@ fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing
             let adders = [(); 2].map(|()| scope.spawn(adding));
             let sender = scope.spawn(sending);
             scope.spawn(making_buffers);
-            let forkers =
-                [(); 2].map(|()| scope.spawn(forking)).map(thread::ScopedJoinHandle::join);
+            let forkers = [(); 2].map(|()| {
+                let buffers = buffers.clone();
+                scope.spawn(move || forking(buffers))
+            });
+            let forkers = forkers.map(thread::ScopedJoinHandle::join);
             // Before a fork's failure is passed on: it would leave the others running.
             stop.store(true, Ordering::Relaxed);
             forkers.into_iter().for_each(Result::unwrap);
@@ -182,6 +198,39 @@ fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing
         });
         let pending = buffers.iter().map(taken).sum::<i128>();
         assert_eq!(sent + pending, made);
+    });
+}
+
+/// Locks that threads hold, wait for and are about to wait for at the moment of the fork, and that
+/// the child's own threads wait for at once. Were waiters parked, as by `parking_lot::RawMutex`, four
+/// children in a hundred would hang.
+#[test]
+fn no_child_waits_for_a_thread_that_it_lacks() {
+    const FORKERS: u32 = 4;
+    const ADDERS: u32 = 8; // beside each of them
+    const ADDS: u32 = 300;
+    let forks = env::var("FORKS").map_or(10_000, |forks| forks.parse().expect("a number"));
+    in_time(PATIENCE + Duration::from_millis(20) * forks, move || {
+        let buffers = Arc::new([(); 2].map(|()| Pending::new(1.0, 0.0)));
+        let forking = |buffers: Arc<[Pending<Totals>; 2]>| {
+            for _ in 0..forks / FORKERS {
+                let child = thread::scope(|scope| {
+                    for buffer in buffers.iter().cycle().take(ADDERS as usize) {
+                        scope.spawn(|| (0..ADDS).map(|_| add(buffer, "parent")).sum::<i128>());
+                    }
+                    start_child(|| starts_empty_and_works(&*buffers))
+                });
+                succeeds(child, PATIENCE);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..FORKERS {
+                let buffers = buffers.clone();
+                scope.spawn(move || forking(buffers));
+            }
+        });
+        let added = buffers.iter().map(|buffer| count(&buffer.take().contents)).sum::<i128>();
+        assert_eq!(added, i128::from(forks / FORKERS * FORKERS * ADDERS * ADDS));
     });
 }
 
@@ -203,7 +252,7 @@ impl Drop for OwnersName {
 
 #[test]
 fn a_child_frees_no_name_of_its_parent() {
-    in_time(|| {
+    in_time(3 * PATIENCE, || {
         let pending = Pending::<totals::Totals<_>>::new(1.0, 0.0);
         pending.lock().timers.add(b"timer", 0, OwnersName::new, 1.0).expect("timers have no range");
         pending.lock().counters.add(b"counter", 0, OwnersName::new, 1).expect("in range");
@@ -214,7 +263,7 @@ fn a_child_frees_no_name_of_its_parent() {
 
 #[test]
 fn a_buffer_that_is_dropped_during_a_fork_is_freed_by_its_owner() {
-    in_time(|| {
+    in_time(3 * PATIENCE, || {
         // A fork is long enough with them for others to drop buffers during it.
         let _many = [(); 1000].map(|()| Pending::<Totals>::new(1.0, 0.0));
         let forking = AtomicBool::new(true);
@@ -245,7 +294,7 @@ impl AtFork for Inherited {}
 
 #[test]
 fn a_child_inherits_what_does_not_empty_itself() {
-    in_time(|| {
+    in_time(3 * PATIENCE, || {
         let shared = Shared::new(Inherited(7));
         in_a_child(PATIENCE, || assert_eq!(shared.lock().0, 7));
         assert_eq!(shared.lock().0, 7);
@@ -254,7 +303,7 @@ fn a_child_inherits_what_does_not_empty_itself() {
 
 #[test]
 fn a_buffer_that_is_dropped_is_not_kept_for_forks_to_come() {
-    in_time(|| {
+    in_time(3 * PATIENCE, || {
         let name = Arc::new(());
         let pending = Pending::<totals::Totals<_>>::new(1.0, 0.0);
         let added = pending.lock().counters.add(b"name", 0, || name.clone(), 1);

@@ -1,0 +1,46 @@
+"""Both buffers in one shape, for what is tested of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arroyo_metrics_buffer._core import DeliveryBuffer
+
+STATUS = {"count": "success", "errors": "error"}
+
+
+class Deliveries:
+    """A delivery buffer that looks like a metrics buffer with three metrics.
+
+    They are the counters ``count``, of successes, and ``errors``, and the timer ``time``.
+    """
+
+    def __init__(self, metrics: Any, *, flush_interval: float) -> None:
+        self.metrics = metrics
+        self._buffer = DeliveryBuffer(flush_interval=flush_interval)
+
+    def incr_counter(self, metric: str, delta: int) -> None:
+        self._buffer.add({STATUS[metric]: delta - 1}, [])
+        if self._buffer.record("down" if metric == "errors" else None):
+            self.flush()
+
+    def incr_timing(self, metric: str, duration: float) -> None:
+        assert metric == "time"
+        self._buffer.add({}, [duration])
+
+    def flush(self) -> None:
+        self._buffer.flush(self, None)
+
+    def snapshot(self) -> tuple[dict[str, float], dict[str, int]]:
+        counts, latencies = self._buffer.snapshot()
+        counters = {name: counts[status] for name, status in STATUS.items() if status in counts}
+        return {"time": sum(latencies)} if latencies else {}, counters
+
+    def increment(self, *, name: str, value: int, tags: dict[str, str]) -> None:
+        assert name == "arroyo.producer.produce_status"
+        metric = next(metric for metric, status in STATUS.items() if status == tags["status"])
+        self.metrics.increment(metric, value)
+
+    def timing(self, *, name: str, value: float, tags: dict[str, str]) -> None:
+        assert name == "arroyo.producer.callback_latency"
+        self.metrics.timing("time", value)
