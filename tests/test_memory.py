@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import logging
 import math
 import resource
-import subprocess
 import sys
 import threading
 import weakref
@@ -19,7 +17,7 @@ import pytest
 
 from arroyo_metrics_buffer import MetricsBuffer
 from backends import Flaky, Outage, Recorder
-from stress import run_together
+from stress import alone, run_together
 
 LEAK = 2_000_000  # bytes; what is repeated here leaks several times that if it leaks at all
 
@@ -62,19 +60,14 @@ def assert_flat(work: Callable[[], object]) -> None:
     assert resident() - before < LEAK
 
 
-def alone(test: Callable[[], None]) -> Callable[[], None]:
-    """Run a test in an interpreter of its own, whose memory nobody else's tests disturb."""
-
-    @functools.wraps(test)
-    def run() -> None:
-        code = f"import {test.__module__} as tests; tests.{test.__name__}.__wrapped__()"
-        folder = Path(__file__).parent
-        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120)
-
-    return pytest.mark.skipif(sys.platform != "linux", reason="no /proc/self/statm")(run)
+def measured(test: Callable[[], None]) -> Callable[[], None]:
+    """Run a test where nobody else's memory is."""
+    mark = pytest.mark.skipif(sys.platform != "linux", reason="no /proc/self/statm")
+    marked: Callable[[], None] = mark(alone(test))
+    return marked
 
 
-@alone
+@measured
 def test_two_million_calls_and_a_hundred_thousand_flushes_leave_nothing_behind() -> None:
     buffer = made(Discard())
 
@@ -88,7 +81,7 @@ def test_two_million_calls_and_a_hundred_thousand_flushes_leave_nothing_behind()
     assert_flat(work)
 
 
-@alone
+@measured
 def test_names_that_never_come_again_leave_nothing_behind() -> None:
     buffer = made(Discard())
 
@@ -101,7 +94,7 @@ def test_names_that_never_come_again_leave_nothing_behind() -> None:
     assert_flat(work)
 
 
-@alone
+@measured
 def test_a_backend_that_is_down_for_ever_leaves_one_total_for_a_name() -> None:
     logging.disable()  # a warning for each flush
     buffer = made(Down())
@@ -121,7 +114,7 @@ def test_a_backend_that_is_down_for_ever_leaves_one_total_for_a_name() -> None:
     assert sum(timers.values()) == sum(counters.values()) == 100_000
 
 
-@alone
+@measured
 def test_a_hundred_thousand_buffers_made_and_dropped_leave_nothing_behind() -> None:
     def work() -> None:
         for i in range(100_000):
@@ -136,7 +129,7 @@ def test_a_hundred_thousand_buffers_made_and_dropped_leave_nothing_behind() -> N
     assert_flat(work)
 
 
-@alone
+@measured
 def test_bad_input_snapshots_and_attributes_leave_nothing_behind() -> None:
     buffer = made(Discard())
 
