@@ -243,13 +243,15 @@ def test_a_handler_may_call_in_at_every_step_of_a_flush(through: str) -> None:
         def call_in(flush: Flush = flush) -> None:
             if isinstance(flush.buffer, DeliveryBuffer):
                 flush.buffer.record(None)
-                flush.buffer.add({"error": 15}, [32])
+                flush.buffer.add({"error": 15}, [])
+                flush.again()
+                flush.buffer.add({}, [32])
             else:
                 flush.buffer.incr_counter("again", 16)
+                flush.again()
                 flush.buffer.incr_timing("again", 32)
             flush.buffer.snapshot()
             repr(flush.buffer)
-            flush.again()
 
         step = Step(number, call_in)
         step.run(flush.call)
