@@ -108,9 +108,11 @@ impl<C: Contents> Buffer<C> {
         if settings::log_backend_errors() && !is_exit(py, &error) {
             return logging::put_back_with_traceback(py, accepted, unsent, dropped, error);
         }
-        // The backend's error is the one to see, should logging raise one as well.
-        let _ = logging::put_back(py, accepted, unsent, dropped);
-        Err(error)
+        match logging::put_back(py, accepted, unsent, dropped) {
+            Err(exit) if is_exit(py, &exit) => Err(exit),
+            // The backend's error is the one to see, should logging raise one as well.
+            _ => Err(error),
+        }
     }
 
     /// For a class's `__traverse__`. What is pending is left out: a detached thread may take it

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,24 @@ def test_the_error_of_the_backend_comes_before_an_error_in_logging() -> None:
     buffer = MetricsBuffer(backend, flush_interval=math.inf)
     buffer.incr_counter("x", 1)
     with pytest.raises(Outage):
+        buffer.flush()
+    assert buffer.snapshot() == ({}, {"x": 1})
+
+
+@pytest.mark.parametrize("on_backend_error", ["raise", "log"])
+def test_an_interrupt_of_logging_comes_before_the_error_of_the_backend(
+    monkeypatch: pytest.MonkeyPatch, on_backend_error: Any
+) -> None:
+    def interrupt(record: logging.LogRecord) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LOGGER, "filters", [interrupt])
+    arroyo_metrics_buffer.install(on_backend_error=on_backend_error)
+    backend = Flaky()
+    backend.refused = {"x"}
+    buffer = MetricsBuffer(backend, flush_interval=math.inf)
+    buffer.incr_counter("x", 1)
+    with pytest.raises(KeyboardInterrupt):
         buffer.flush()
     assert buffer.snapshot() == ({}, {"x": 1})
 

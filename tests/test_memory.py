@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import gc
+import itertools
 import logging
 import math
-import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
 from arroyo_metrics_buffer import MetricsBuffer
+from arroyo_metrics_buffer._core import DeliveryBuffer
 from backends import Flaky, Outage, Recorder
 from memory import resident
-from stress import run_together
+from stress import alone, run_together
 
 LEAK = 2_000_000  # bytes; what is repeated here leaks several times that if it leaks at all
 
@@ -27,9 +27,9 @@ LEAK = 2_000_000  # bytes; what is repeated here leaks several times that if it 
 class Discard:
     """Accepts everything and keeps nothing."""
 
-    def timing(self, name: str, value: float) -> None: ...
+    def timing(self, name: str, value: float, tags: object = None) -> None: ...
 
-    def increment(self, name: str, value: int) -> None: ...
+    def increment(self, name: str, value: int, tags: object = None) -> None: ...
 
 
 class Down:
@@ -56,33 +56,58 @@ def assert_flat(work: Callable[[], object]) -> None:
     assert resident() - before < LEAK
 
 
-def alone(test: Callable[[], None]) -> Callable[[], None]:
-    """Run a test in an interpreter of its own, whose memory nobody else's tests disturb."""
-
-    @functools.wraps(test)
-    def run() -> None:
-        code = f"import {test.__module__} as tests; tests.{test.__name__}.__wrapped__()"
-        folder = Path(__file__).parent
-        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120)
-
-    return pytest.mark.skipif(sys.platform != "linux", reason="no /proc/self/statm")(run)
+def measured(test: Callable[[], None]) -> Callable[[], None]:
+    """Run a test where nobody else's memory is."""
+    mark = pytest.mark.skipif(sys.platform != "linux", reason="no /proc/self/statm")
+    marked: Callable[[], None] = mark(alone(test))
+    return marked
 
 
-@alone
-def test_two_million_calls_and_a_hundred_thousand_flushes_leave_nothing_behind() -> None:
-    buffer = made(Discard())
+def exhaust(calls: Iterable[object]) -> None:
+    """Make the calls that a ``map`` stands for, with nothing between them."""
+    deque(calls, maxlen=0)
+
+
+def references(*things: object) -> list[int]:
+    return [sys.getrefcount(thing) for thing in things]
+
+
+@measured
+def test_ten_million_calls_and_a_hundred_thousand_flushes_leave_nothing_behind() -> None:
+    backend = Discard()
+    buffer = made(backend)
+    names = [f"name {i}" for i in range(10)]
+    fifty = names * 5
+    before = references(*names, backend)
 
     def work() -> None:
-        for i in range(500_000):
-            buffer.incr_counter(f"name {i % 100}", i)
-            buffer.incr_timing("time", i * 0.5)
-            if i % 10 == 0:
-                buffer.flush()
+        for i in range(50_000):
+            exhaust(map(buffer.incr_counter, fifty, itertools.repeat(i)))
+            exhaust(map(buffer.incr_timing, fifty, itertools.repeat(i * 0.5)))
+            buffer.flush()
 
     assert_flat(work)
+    assert references(*names, backend) == before
 
 
-@alone
+@measured
+def test_ten_million_deliveries_and_a_hundred_thousand_flushes_leave_nothing_behind() -> None:
+    backend, error, producer_name = Discard(), Outage(), f"producer {math.pi}"
+    buffer = DeliveryBuffer(flush_interval=math.inf)
+    errors = [None] * 90 + [error] * 10
+    latencies = [0.5] * 5 + [None] * 95  # a few, since each of them is a call of the backend
+    before = references(backend, error, producer_name)
+
+    def work() -> None:
+        for _ in range(50_000):
+            exhaust(map(buffer.record, errors, latencies))
+            buffer.flush(backend, producer_name)
+
+    assert_flat(work)
+    assert references(backend, error, producer_name) == before
+
+
+@measured
 def test_names_that_never_come_again_leave_nothing_behind() -> None:
     buffer = made(Discard())
 
@@ -95,7 +120,7 @@ def test_names_that_never_come_again_leave_nothing_behind() -> None:
     assert_flat(work)
 
 
-@alone
+@measured
 def test_a_backend_that_is_down_for_ever_leaves_one_total_for_a_name() -> None:
     logging.disable()  # a warning for each flush
     buffer = made(Down())
@@ -115,22 +140,53 @@ def test_a_backend_that_is_down_for_ever_leaves_one_total_for_a_name() -> None:
     assert sum(timers.values()) == sum(counters.values()) == 100_000
 
 
-@alone
-def test_a_hundred_thousand_buffers_made_and_dropped_leave_nothing_behind() -> None:
+# Without the GIL, a buffer asks the system how many threads can run, and has locks for all of them.
+HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+BUFFERS = 1_000_000 if HAS_GIL else 100_000
+
+
+@measured
+def test_buffers_made_and_dropped_leave_nothing_behind() -> None:
+    backend = Discard()
+    before = references(backend)
+    gc.freeze()  # what was imported, which each collection would go through
+
     def work() -> None:
-        for i in range(100_000):
-            buffer = made(Discard())
+        for i in range(BUFFERS // 2):
+            buffer = made(backend)
             buffer.incr_counter("a", 1)
             buffer.incr_counter(f"name {i}", 1)
             if i % 10 == 0:
                 buffer.itself = buffer  # type: ignore[attr-defined]
-            if i % 2_000 == 0:
+            if i % 5_000 == 0:
                 gc.collect()
+
+    assert_flat(work)
+    assert references(backend) == before
+
+
+@measured
+def test_a_million_delivery_buffers_made_and_dropped_leave_nothing_behind() -> None:
+    def work() -> None:
+        for _ in range(500_000):
+            DeliveryBuffer(flush_interval=1).record(None, 0.5)
 
     assert_flat(work)
 
 
-@alone
+@measured
+def test_buffers_that_threads_make_and_drop_at_once_leave_nothing_behind() -> None:
+    def make_and_drop() -> None:
+        for i in range(BUFFERS // 40):
+            buffer = made(Discard())
+            buffer.incr_counter(f"name {i}", 1)
+            buffer.flush()
+            DeliveryBuffer(flush_interval=1).record(None, 0.5)
+
+    assert_flat(lambda: run_together(*[make_and_drop] * 4))
+
+
+@measured
 def test_bad_input_snapshots_and_attributes_leave_nothing_behind() -> None:
     buffer = made(Discard())
 
@@ -153,10 +209,6 @@ class Name(str):
     """A name that can be watched."""
 
     __slots__ = ("__weakref__",)
-
-
-def references(*things: object) -> list[int]:
-    return [sys.getrefcount(thing) for thing in things]
 
 
 def test_flushes_and_put_backs_take_and_give_the_references_they_need() -> None:
