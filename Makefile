@@ -64,7 +64,7 @@ model:
 
 # The core under ThreadSanitizer and AddressSanitizer, the extension under memcheck.
 sanitize: install
-	@$(BIN)/python scripts/sanitize
+	@$(BIN)/python scripts/sanitize.py
 
 # Interpreters that the machine may not have: CPython 3.13 and free-threaded 3.14.
 PYTHONS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/arroyo-metrics-buffer
@@ -91,6 +91,10 @@ SECONDS ?= 600
 soak: install
 	@$(BIN)/python tests/soak.py --seconds $(SECONDS)
 
+# Breaks the code in one small way after another, and writes docs/mutants.md.
+mutants: install
+	@$(BIN)/python scripts/mutants.py
+
 lint: install
 	@cargo fmt --check
 	@cargo clippy --quiet --locked --no-default-features --all-targets -- -D warnings
@@ -98,6 +102,7 @@ lint: install
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python scripts/mutants.py --check
 	@$(BIN)/python -m mypy.stubtest --concise arroyo_metrics_buffer._core
 
 format:

@@ -44,6 +44,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         crate::fork::install_handlers()?;
+        crate::metrics_buffer::count_cores();
         crate::fast_path::install(&module.py().get_type::<MetricsBuffer>())?;
         crate::logging::install(module.py())
     }

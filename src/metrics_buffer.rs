@@ -276,6 +276,14 @@ fn text<'a>(name: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
     Ok(Cow::Owned(bytes.extract()?))
 }
 
+static CORES: OnceLock<usize> = OnceLock::new();
+
+/// Counts the cores once, at import: on Linux that reads files, which takes as long as thousands of
+/// calls.
+pub fn count_cores() {
+    CORES.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get));
+}
+
 /// How many threads are to add at the same time without waiting for each other.
 fn shards(py: Python<'_>) -> PyResult<usize> {
     let sys = py.import("sys")?;
@@ -285,7 +293,7 @@ fn shards(py: Python<'_>) -> PyResult<usize> {
         return Ok(1);
     }
     // More than there are cores, so that few of the threads that run have to share.
-    Ok(4 * thread::available_parallelism().map_or(1, NonZero::get))
+    Ok(4 * CORES.get().copied().unwrap_or(1))
 }
 
 fn arroyo_flush_interval(py: Python<'_>) -> PyResult<f64> {

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Run the core's tests under ThreadSanitizer and AddressSanitizer, and Python's under memcheck.
 
-Each first has to find a fault that is planted for it. What can't be run for want of a tool is named.
-Start it with the Python whose extension memcheck is to look at.
+Each first has to find a fault that is planted for it. What can't be run for want of a tool is
+named. Start it with the Python whose extension memcheck is to look at.
 """
 
 from __future__ import annotations
@@ -125,8 +124,7 @@ def errors_of(*arguments: str) -> Iterator[ElementTree.Element]:
 
 
 def touches(error: ElementTree.Element, library: str) -> bool:
-    """Whether there is a frame of a library in the stack of what was done, or of who made or freed
-    the memory."""
+    """Whether a library has a frame in a stack: of the access, or of who made or freed the memory."""
     return any(library in Path(frame.text or "").name for frame in error.iter("obj"))
 
 

@@ -1,0 +1,324 @@
+"""Break the code in one small way after another, and see the suite turn red for each.
+
+Every mutant is made in a copy of what is committed, and given to the three layers of the suite:
+the models of the core, its other cargo tests, and the Python tests of the contract. The table that
+comes of it is docs/mutants.md. Start it with the Python to test with; names of mutants choose some,
+``--check`` only says whether each still applies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+TABLE = ROOT / "docs" / "mutants.md"
+PATIENCE = 400  # seconds for a layer, which needs a tenth of that when nothing hangs
+PYTHON_TESTS = (
+    *("backend_errors", "bad_input", "conservation", "drop_in", "fork", "no_waiting"),
+    *("producer", "reentrancy", "signals", "state_machine", "throttle"),
+)
+
+
+class Mutant(NamedTuple):
+    """Pieces of code that each stand in one place of a file, and what stands there instead."""
+
+    name: str
+    file: str
+    changes: dict[str, str]
+    modelled: bool = True  # whether loom can run it
+
+
+MUTANTS = [
+    Mutant(
+        "the lock lets everyone in",
+        "lock.rs",
+        {"Ordering::Relaxed).is_ok()": "Ordering::Relaxed).is_ok() || true"},
+    ),
+    Mutant(
+        "who locks need not see what was done before",
+        "lock.rs",
+        {"(false, true, Ordering::Acquire,": "(false, true, Ordering::Relaxed,"},
+    ),
+    Mutant(
+        "who unlocks need not show what was done",
+        "lock.rs",
+        {"store(false, Ordering::Release)": "store(false, Ordering::Relaxed)"},
+    ),
+    Mutant(
+        "waiters are parked, as parking_lot parks them",
+        "lock.rs",
+        {
+            "use parking_lot::lock_api;": "use parking_lot::lock_api::{self, RawMutex as _};",
+            "NeverParks(AtomicBool);": "NeverParks(parking_lot::RawMutex);",
+            "INIT: Self = Self(AtomicBool::new(false));": (
+                "INIT: Self = Self(<parking_lot::RawMutex as lock_api::RawMutex>::INIT);"
+            ),
+            "while !self.try_lock() {\n            yield_now();\n        }": "self.0.lock();",
+            "self.0.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()": (
+                "self.0.try_lock()"
+            ),
+            "self.0.store(false, Ordering::Release);": "unsafe { self.0.unlock() };",
+        },
+        modelled=False,
+    ),
+    Mutant(
+        "what is pending is cleared after it was sent",
+        "buffer.rs",
+        {"let time = start": "drop(self.pending.take());\n                let time = start"},
+    ),
+    Mutant(
+        "what was not sent is not put back",
+        "buffer.rs",
+        {"self.pending.put_back(taken.contents)": "taken.contents"},
+    ),
+    Mutant(
+        "what was sent is put back too",
+        "buffer.rs",
+        {"taken.contents.forget_first(accepted);": ""},
+    ),
+    Mutant(
+        "what is put back replaces what is newer",
+        "pending.rs",
+        {
+            "        contents.merge(newer)\n": "        drop(newer);\n        contents.merge(C::default())\n"
+        },
+    ),
+    Mutant(
+        "what is put back comes after what is newer",
+        "pending.rs",
+        {
+            "let newer = mem::replace(&mut *contents, unsent);": "",
+            "        contents.merge(newer)\n": "        contents.merge(unsent)\n",
+        },
+    ),
+    Mutant(
+        "a flush takes the first shard only",
+        "pending.rs",
+        {"for shard in &self.others {": "for shard in self.others.iter().take(0) {"},
+    ),
+    Mutant(
+        "merging totals overwrites them",
+        "sums.rs",
+        {"*total = *total + sum.total": "*total = sum.total"},
+    ),
+    Mutant(
+        "a name is its object and not its text",
+        "sums.rs",
+        {"self.address == key.address || *self.text == *key.text": "self.address == key.address"},
+    ),
+    Mutant(
+        "counters may leave 64 bits",
+        "sums.rs",
+        {"i64::try_from(self).is_ok()": "true"},
+    ),
+    Mutant(
+        "a flush is due at the interval, not past it",
+        "pending.rs",
+        {"> self.flush_interval": ">= self.flush_interval"},
+    ),
+    Mutant(
+        "everyone who finds a flush due is told to",
+        "pending.rs",
+        {
+            ".compare_exchange(last, now.to_bits(), Ordering::Relaxed, Ordering::Relaxed)": (
+                ".swap(now.to_bits(), Ordering::Relaxed)"
+            ),
+            "                .is_ok()\n": "                != u64::MAX\n",
+        },
+    ),
+    Mutant(
+        "the interval begins when a flush ends",
+        "buffer.rs",
+        {
+            "        self.pending.throttle().restart(self.clock.now(py)?);\n": "",
+            "        let accepted = sending.accepted;\n": (
+                "        let accepted = sending.accepted;\n"
+                "        self.pending.throttle().restart(self.clock.now(py)?);\n"
+            ),
+        },
+    ),
+    Mutant(
+        "the errors of a backend are swallowed",
+        "buffer.rs",
+        {"            _ => Err(error),\n": "            _ => Ok(drop(error)),\n"},
+    ),
+    Mutant(
+        "an old backend is freed under the lock",
+        "metrics_buffer.rs",
+        {
+            "let old = std::mem::replace(&mut *self.metrics.lock(), Backend(metrics));": (
+                "*self.metrics.lock() = Backend(metrics);"
+            ),
+            "        drop(old);": "",
+        },
+    ),
+    Mutant(
+        "a fork takes no locks",
+        "fork.rs",
+        {"registry.values().map(": "registry.values().take(0).map("},
+    ),
+    Mutant(
+        "a child keeps what its parent had pending",
+        "fork.rs",
+        {"        lock.after_fork_in_child();\n": "        let _ = lock;\n"},
+    ),
+    Mutant(
+        "a child goes on with the flush of its parent",
+        "fork.rs",
+        {"GENERATION.fetch_add(1, Ordering::Relaxed);": ""},
+    ),
+    Mutant(
+        "samples that are dropped are not counted",
+        "deliveries.rs",
+        {"                self.dropped += 1;\n": ""},
+    ),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="parts of the names of the mutants to try")
+    parser.add_argument("--check", action="store_true", help="only see whether each applies")
+    options = parser.parse_args()
+    chosen = [m for m in MUTANTS if any(part in m.name for part in options.names or [""])]
+    for mutant in chosen:
+        mutated(mutant)
+    if options.check:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Copy(Path(folder))
+        rows = []
+        for mutant in chosen:
+            copy.write(mutant)
+            rows.append([mutant.name, *(layer(copy, mutant) for layer in LAYERS.values())])
+            print(" | ".join(rows[-1]), flush=True)
+            copy.restore(mutant)
+    if chosen == MUTANTS:
+        write_table(rows)
+    if survivors := [row[0] for row in rows if not killed(row)]:
+        sys.exit(f"survived: {', '.join(survivors)}")
+
+
+def mutated(mutant: Mutant) -> str:
+    """The text of the file with the mutant in it."""
+    text = (ROOT / "src" / mutant.file).read_text(encoding="utf-8")
+    for code, instead in mutant.changes.items():
+        if text.count(code) != 1:
+            sys.exit(f"{mutant.name}: {text.count(code)} places in {mutant.file} read {code!r}")
+        text = text.replace(code, instead)
+    return text
+
+
+class Copy:
+    """A copy of what is committed, with an extension of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "copy"
+        self.site = folder / "site"
+        subprocess.run(["git", "clone", "--quiet", ROOT, self.root], check=True)
+
+    def write(self, mutant: Mutant) -> None:
+        (self.root / "src" / mutant.file).write_text(mutated(mutant), encoding="utf-8")
+
+    def restore(self, mutant: Mutant) -> None:
+        subprocess.run(
+            ["git", "checkout", "--quiet", f"src/{mutant.file}"], cwd=self.root, check=True
+        )
+
+    def run(self, *command: str, **environment: str) -> tuple[int | None, str]:
+        """Run a command and return its status, None if it had to be killed, and what it printed."""
+        process = subprocess.Popen(
+            command,
+            cwd=self.root,
+            env={**os.environ, "CARGO_TARGET_DIR": str(ROOT / "target" / "mutants"), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return None, process.communicate()[0]
+        return process.returncode, output
+
+
+SURVIVES = ""
+NOT_RUN = "not run"
+
+
+def killed(row: list[str]) -> bool:
+    return not {*row[1:]} <= {SURVIVES, NOT_RUN}
+
+
+def verdict(status: int | None, output: str, failure: str) -> str:
+    """What killed a mutant: a test, by name, or how the run ended."""
+    if status == 0:
+        return SURVIVES
+    if "error: could not compile" in output or "Failed to build" in output:
+        sys.exit(output)
+    if failed := re.search(failure, output, re.MULTILINE):
+        return f"`{failed[1]}`"
+    return "hangs" if status is None else "crashes"
+
+
+def models(copy: Copy, mutant: Mutant) -> str:
+    if not mutant.modelled:
+        return NOT_RUN
+    flags = {"RUSTFLAGS": "--cfg loom", "LOOM_MAX_PREEMPTIONS": "2"}
+    return cargo_test(copy, "--test=model", **flags)
+
+
+def cargo_tests(copy: Copy, _: Mutant) -> str:
+    return cargo_test(copy)
+
+
+def cargo_test(copy: Copy, *arguments: str, **environment: str) -> str:
+    command = ["cargo", "test", "--quiet", "--locked", "--no-default-features", *arguments]
+    return verdict(*copy.run(*command, **environment), r"^    (\w+)$")
+
+
+def python_tests(copy: Copy, _: Mutant) -> str:
+    wheel = ["maturin", "build", "--release", "--locked", "--interpreter", sys.executable]
+    copy.run(sys.executable, "-m", *wheel, "--out", str(copy.site))
+    for built in copy.site.glob("*.whl"):
+        copy.run(sys.executable, "-m", "zipfile", "--extract", str(built), str(copy.site))
+        built.unlink()
+    tests = [f"tests/test_{name}.py" for name in PYTHON_TESTS]
+    pytest = [sys.executable, "-m", "pytest", "--quiet", "--exitfirst", "-p", "no:cacheprovider"]
+    ended = copy.run(*pytest, *tests, PYTHONPATH=str(copy.site))
+    return verdict(*ended, r"^FAILED tests/\w+\.py::(\w+)")
+
+
+LAYERS = {"models": models, "cargo tests": cargo_tests, "Python tests": python_tests}
+
+
+def write_table(rows: list[list[str]]) -> None:
+    header = ["what is broken", *LAYERS]
+    lines = [header, ["---"] * len(header), *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    TABLE.write_text(
+        f"""# Mutants
+
+`make mutants` breaks the code in one small way after another and runs three layers of the suite.
+The test named is the first one that failed; where there is none, the layer did not notice. Killed:
+{sum(map(killed, rows))} of {len(rows)}.
+
+{table}
+""",
+        encoding="utf-8",
+    )
+
+
+if __name__ == "__main__":
+    main()
