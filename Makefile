@@ -1,4 +1,4 @@
-# make demo | test | test-all | lint | format | wheel | bench | instructions | pythons | clean
+# make demo | test | test-all | fuzz | lint | format | wheel | bench | instructions | pythons | clean
 #
 # Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
 # PYTHON=python3.13 VENV=.venv313 takes another interpreter.
@@ -14,7 +14,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install releases demo test test-free-threaded test-all lint format wheel bench \
+.PHONY: help install releases demo test test-free-threaded test-all fuzz lint format wheel bench \
 	instructions pythons clean
 
 help:
@@ -65,6 +65,11 @@ test-free-threaded:
 
 test-all: test test-free-threaded pythons
 	@$(MAKE) --no-print-directory test PYTHON=$(PYTHONS)/cp313/bin/python3 VENV=.venv-cp313
+
+# What `make test` does with a hundred examples each, done with ten thousand; takes an hour.
+fuzz: install
+	@ARROYO_METRICS_BUFFER_PROFILE=fuzz $(BIN)/python -m pytest --quiet \
+		tests/test_state_machine.py tests/test_hostile_objects.py
 
 lint: install
 	@cargo fmt --check
