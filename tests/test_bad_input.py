@@ -75,6 +75,31 @@ def test_bad_input_raises_and_leaves_everything_as_it_was(
     assert everything(buffer) == before
 
 
+class Unprintable(str):
+    """A name that gives nothing but its text."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+
+def test_the_error_of_a_counter_has_the_text_of_a_name_that_can_not_be_printed(
+    buffer: MetricsBuffer,
+) -> None:
+    with pytest.raises(OverflowError, match="counter c would leave 64 bits"):
+        buffer.incr_counter(Unprintable("c"), 2)
+
+
+def test_what_a_name_raises_when_it_is_shown_is_raised(buffer: MetricsBuffer) -> None:
+    buffer.incr_counter(Unprintable("name"), 1)
+    with pytest.raises(KeyboardInterrupt):
+        repr(buffer)
+
+
 def test_a_counter_may_go_to_the_very_ends_of_64_bits() -> None:
     buffer = MetricsBuffer(Recorder(), flush_interval=math.inf)
     for end, beyond in ((2**63 - 1, 1), (-(2**63), -1)):
