@@ -49,7 +49,7 @@ pub fn callable(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>
 fn not_an_integer(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
     if value.is_instance_of::<PyInt>() {
         PyOverflowError::new_err(format!("{parameter} does not fit in 64 bits"))
-    } else if has_method(value, "__index__") {
+    } else if has_traceback(value, &error) || has_method(value, "__index__") {
         error // the object's own
     } else {
         wrong_type(parameter, "an integer", value)
@@ -58,7 +58,10 @@ fn not_an_integer(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> Py
 
 #[cold]
 fn not_a_number(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
-    if has_method(value, "__float__") || has_method(value, "__index__") {
+    if has_traceback(value, &error)
+        || has_method(value, "__float__")
+        || has_method(value, "__index__")
+    {
         error // the object's own
     } else {
         wrong_type(parameter, "a number", value)
@@ -71,6 +74,11 @@ fn wrong_type(parameter: &str, expected: &str, value: &Bound<'_, PyAny>) -> PyEr
         Ok(actual) => PyTypeError::new_err(format!("{parameter} must be {expected}, not {actual}")),
         Err(error) => error,
     }
+}
+
+/// Whether it comes from Python code: a method that the object's class may not have any more.
+fn has_traceback(value: &Bound<'_, PyAny>, error: &PyErr) -> bool {
+    error.traceback(value.py()).is_some()
 }
 
 fn has_method(value: &Bound<'_, PyAny>, name: &str) -> bool {

@@ -75,6 +75,24 @@ def test_bad_input_raises_and_leaves_everything_as_it_was(
     assert everything(buffer) == before
 
 
+@pytest.mark.parametrize("method", ["incr_counter", "incr_timing"])
+def test_the_error_of_an_object_that_changes_its_class_is_the_one_it_raised(
+    buffer: MetricsBuffer, method: str
+) -> None:
+    class Other:
+        """One without conversions."""
+
+    class Changes:
+        def __index__(self) -> int:
+            self.__class__ = Other  # type: ignore[assignment]
+            raise LookupError("of its own")
+
+        __float__ = __index__
+
+    with pytest.raises(LookupError, match="of its own"):
+        getattr(buffer, method)("c", Changes())
+
+
 class Unprintable(str):
     """A name that gives nothing but its text."""
 
