@@ -66,7 +66,7 @@ test-free-threaded:
 test-all: test test-free-threaded pythons
 	@$(MAKE) --no-print-directory test PYTHON=$(PYTHONS)/cp313/bin/python3 VENV=.venv-cp313
 
-# What `make test` does with a hundred examples each, done with ten thousand; takes an hour.
+# The tests that Hypothesis writes, with a hundred times as many examples; an hour or more.
 fuzz: install
 	@ARROYO_METRICS_BUFFER_PROFILE=fuzz $(BIN)/python -m pytest --quiet \
 		tests/test_state_machine.py tests/test_hostile_objects.py

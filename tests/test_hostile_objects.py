@@ -220,9 +220,10 @@ SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def calls(draw: st.DrawFn) -> Call:
-    function = draw(st.sampled_from(list(PARAMETERS)))
+    function = draw(st.sampled_from(list(WORTH)) | st.sampled_from(list(PARAMETERS)))
     names = PARAMETERS[function]
-    values = [draw(SENSIBLE[name] | objects) for name in names]
+    # Most make sense: what is refused for its first argument says nothing of the second.
+    values = [draw(SENSIBLE[name] if draw(st.integers(0, 3)) else objects) for name in names]
     positional = draw(st.integers(0, len(names)))
     by_name = dict(zip(names[positional:], values[positional:], strict=True))
     call = Call(function, values[:positional], by_name)
@@ -258,7 +259,7 @@ class World:
         self.made = Account()
         self.delivered = Account()
         backend, clock = self.build(program.backend), self.build(program.clock)
-        interval = program.interval if clock else math.inf
+        interval = math.inf if clock is None else program.interval
         self.buffers = [MetricsBuffer(backend, flush_interval=interval, clock=clock)]
         self.deliveries = [DeliveryBuffer(flush_interval=interval, clock=clock)]
         self.at_peace = False

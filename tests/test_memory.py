@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import logging
 import math
 import resource
-import subprocess
 import sys
 import threading
 import weakref
@@ -63,15 +61,9 @@ def assert_flat(work: Callable[[], object]) -> None:
 
 
 def alone(test: Callable[[], None]) -> Callable[[], None]:
-    """Run a test in an interpreter of its own, whose memory nobody else's tests disturb."""
-
-    @functools.wraps(test)
-    def run() -> None:
-        code = f"import {test.__module__} as tests; tests.{test.__name__}.__wrapped__()"
-        folder = Path(__file__).parent
-        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120)
-
-    return pytest.mark.skipif(sys.platform != "linux", reason="no /proc/self/statm")(run)
+    """In an interpreter whose memory nobody else's tests disturb."""
+    skip = pytest.mark.skipif(sys.platform != "linux", reason="no /proc/self/statm")
+    return pytest.mark.alone(skip(test))
 
 
 @alone

@@ -421,12 +421,19 @@ class MetricsBufferMachine(Machine[Call]):
 
     # The steps
 
-    @rule(worker=any_worker, metric=names, delta=deltas, by_name=st.booleans())
-    def incr_counter(self, worker: int, metric: str, delta: int, by_name: bool) -> None:  # noqa: FBT001
-        arguments = (), {"metric": metric, "delta": delta}
-        args, kwargs = arguments if by_name else ((metric, delta), {})
-        order = partial(self.buffer.incr_counter, *args, **kwargs)  # type: ignore[arg-type]
-        self.tell(worker, order, self.add(worker, Call("increment", metric, delta)))
+    # Several, which leave 64 bits sooner than one.
+    @rule(
+        worker=any_worker,
+        metric=names,
+        deltas=st.lists(deltas, min_size=1, max_size=4),
+        by_name=st.booleans(),
+    )
+    def incr_counter(self, worker: int, metric: str, deltas: list[int], by_name: bool) -> None:  # noqa: FBT001
+        for delta in deltas:
+            arguments = (), {"metric": metric, "delta": delta}
+            args, kwargs = arguments if by_name else ((metric, delta), {})
+            order = partial(self.buffer.incr_counter, *args, **kwargs)  # type: ignore[arg-type]
+            self.tell(worker, order, self.add(worker, Call("increment", metric, delta)))
 
     @rule(worker=any_worker, metric=names, duration=durations, by_name=st.booleans())
     def incr_timing(self, worker: int, metric: str, duration: float, by_name: bool) -> None:  # noqa: FBT001
