@@ -337,7 +337,9 @@ class World:
             run_together(lambda: self.add(this), lambda: self.flush(this))
 
     def collect(self, _this: object) -> None:
-        gc.collect()
+        self.patience -= 1
+        if self.patience > 0:  # slow beside the rest, and slower with what Hypothesis remembers
+            gc.collect()
 
     def transform(self, this: object) -> None:
         call = self.method("__call__", Behaviour([], RIGHT))
