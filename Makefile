@@ -95,6 +95,11 @@ soak: install
 mutants: install
 	@$(BIN)/python scripts/mutants.py
 
+# The tests that Hypothesis writes, with a hundred times as many examples; an hour or more.
+fuzz: install
+	@ARROYO_METRICS_BUFFER_PROFILE=fuzz $(BIN)/python -m pytest --quiet \
+		tests/test_state_machine.py tests/test_hostile_objects.py
+
 lint: install
 	@cargo fmt --check
 	@cargo clippy --quiet --locked --no-default-features --all-targets -- -D warnings

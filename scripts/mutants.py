@@ -88,7 +88,9 @@ MUTANTS = [
         "what is put back replaces what is newer",
         "pending.rs",
         {
-            "        contents.merge(newer)\n": "        drop(newer);\n        contents.merge(C::default())\n"
+            "        contents.merge(newer)\n": (
+                "        drop(newer);\n        contents.merge(C::default())\n"
+            )
         },
     ),
     Mutant(

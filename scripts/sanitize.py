@@ -124,7 +124,7 @@ def errors_of(*arguments: str) -> Iterator[ElementTree.Element]:
 
 
 def touches(error: ElementTree.Element, library: str) -> bool:
-    """Whether a library has a frame in a stack: of the access, or of who made or freed the memory."""
+    """Whether a library is in a stack: of the access, or of who made or freed the memory."""
     return any(library in Path(frame.text or "").name for frame in error.iter("obj"))
 
 

@@ -49,19 +49,19 @@ pub fn callable(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>
 fn not_an_integer(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
     if value.is_instance_of::<PyInt>() {
         PyOverflowError::new_err(format!("{parameter} does not fit in 64 bits"))
-    } else if has_method(value, "__index__") {
-        error // the object's own
-    } else {
+    } else if has_none_of(&["__index__"], value, &error) {
         wrong_type(parameter, "an integer", value)
+    } else {
+        error // the object's own
     }
 }
 
 #[cold]
 fn not_a_number(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
-    if has_method(value, "__float__") || has_method(value, "__index__") {
-        error // the object's own
-    } else {
+    if has_none_of(&["__float__", "__index__"], value, &error) {
         wrong_type(parameter, "a number", value)
+    } else {
+        error // the object's own
     }
 }
 
@@ -73,6 +73,11 @@ fn wrong_type(parameter: &str, expected: &str, value: &Bound<'_, PyAny>) -> PyEr
     }
 }
 
-fn has_method(value: &Bound<'_, PyAny>, name: &str) -> bool {
-    value.get_type().hasattr(name).unwrap_or(false)
+/// Whether a conversion failed because the object has no method for it. One that it had may have
+/// changed the object's class, so the error is looked at too.
+fn has_none_of(methods: &[&str], value: &Bound<'_, PyAny>, error: &PyErr) -> bool {
+    let class = value.get_type();
+    error.is_instance_of::<PyTypeError>(value.py())
+        && error.traceback(value.py()).is_none()
+        && !methods.iter().any(|method| class.hasattr(method).unwrap_or(false))
 }

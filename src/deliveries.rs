@@ -24,8 +24,8 @@ pub enum Status {
 /// Deliveries counted by status, and how long each took.
 #[derive(Debug, Default)]
 pub struct Deliveries {
-    /// In the order of first touch.
-    counts: IndexMap<Status, u64, FixedState>,
+    /// In the order of first touch. Wider than what is added at a time, so no sum overflows.
+    counts: IndexMap<Status, u128, FixedState>,
     /// Seconds, in the order of the deliveries.
     latencies: Vec<f64>,
     dropped: u64,
@@ -47,7 +47,7 @@ impl Deliveries {
 
     /// Counts many deliveries of one status.
     #[inline]
-    pub fn add(&mut self, status: Status, count: u64) {
+    pub fn add(&mut self, status: Status, count: u128) {
         *self.counts.entry(status).or_default() += count;
     }
 
@@ -60,7 +60,7 @@ impl Deliveries {
     }
 
     /// Deliveries by status.
-    pub fn counts(&self) -> impl Iterator<Item = (Status, u64)> {
+    pub fn counts(&self) -> impl Iterator<Item = (Status, u128)> {
         self.counts.iter().map(|(status, count)| (*status, *count))
     }
 

@@ -4,7 +4,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict, PyFloat, PyInt, PyString};
+use pyo3::types::{IntoPyDict, PyDict, PyFloat, PyInt, PyList, PyString};
 
 use crate::arguments;
 use crate::buffer::Buffer;
@@ -82,7 +82,10 @@ impl DeliveryBuffer {
     /// Raises:
     ///     ValueError: There is another status. Nothing was added.
     ///     TypeError: A count is not an integer, or a latency not a number. Nothing was added.
-    fn add(&self, counts: &Bound<'_, PyDict>, latencies: Vec<f64>) -> PyResult<()> {
+    // A list and no other sequence: of those, `range(2**50)` is one, and space is made for all of it.
+    fn add(&self, counts: &Bound<'_, PyDict>, latencies: &Bound<'_, PyList>) -> PyResult<()> {
+        let latencies =
+            latencies.iter().map(|latency| latency.extract()).collect::<PyResult<Vec<f64>>>()?;
         let counts: Vec<(String, u64)> = counts.items().extract()?;
         let counts = counts
             .into_iter()
@@ -90,7 +93,7 @@ impl DeliveryBuffer {
             .collect::<PyResult<Vec<_>>>()?;
         let mut deliveries = self.buffer.lock();
         for (status, count) in counts {
-            deliveries.add(status, count);
+            deliveries.add(status, count.into());
         }
         deliveries.add_latencies(latencies);
         Ok(())
@@ -161,7 +164,7 @@ impl DeliveryBuffer {
     }
 }
 
-fn dict(py: Python<'_>, counts: Vec<(Status, u64)>) -> PyResult<Bound<'_, PyDict>> {
+fn dict(py: Python<'_>, counts: Vec<(Status, u128)>) -> PyResult<Bound<'_, PyDict>> {
     counts.into_iter().map(|(status, count)| (name(py, status), count)).into_py_dict(py)
 }
 

@@ -183,6 +183,7 @@ impl MetricsBuffer {
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let class = slf.get_type().name()?;
         let (timers, counters) = slf.get().snapshot(slf.py())?;
+        let (timers, counters) = (timers.repr()?, counters.repr()?); // of names, which may raise
         Ok(format!("<{class} timers={timers} counters={counters}>"))
     }
 
@@ -260,6 +261,7 @@ pub fn flush_through_python(buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
 
 #[cold]
 fn out_of_range(name: &Bound<'_, PyString>) -> PyErr {
+    let name = name.to_string_lossy(); // the text, where a subclass's `__str__` might raise
     PyOverflowError::new_err(format!("counter {name} would leave 64 bits"))
 }
 

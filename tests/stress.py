@@ -1,13 +1,9 @@
-"""Threads that run into each other, and interpreters that run alone."""
+"""Threads that run into each other."""
 
 from __future__ import annotations
 
-import functools
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 DEADLINE = 60.0  # seconds; far beyond what any job takes, so passing it is a hang
 
@@ -32,16 +28,3 @@ def run_together(*jobs: Callable[[], object]) -> None:
         assert not thread.is_alive(), "a thread hangs"
     if errors:
         raise errors[0]
-
-
-def alone(test: Callable[..., None]) -> Callable[..., None]:
-    """Run a test in an interpreter of its own: no other test disturbs it, and a hang fails."""
-
-    @functools.wraps(test)
-    def run(**parameters: object) -> None:
-        call = f"tests.{test.__name__}.__wrapped__(**{parameters!r})"
-        code = f"import {test.__module__} as tests; {call}"
-        folder = Path(__file__).parent
-        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=2 * DEADLINE)
-
-    return run

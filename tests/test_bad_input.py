@@ -75,6 +75,55 @@ def test_bad_input_raises_and_leaves_everything_as_it_was(
     assert everything(buffer) == before
 
 
+@pytest.mark.parametrize("method", ["incr_counter", "incr_timing"])
+def test_the_error_of_an_object_that_changes_its_class_is_the_one_it_raised(
+    buffer: MetricsBuffer, method: str
+) -> None:
+    class Other:
+        """One without conversions."""
+
+    class Changes:
+        def __index__(self) -> int:
+            self.__class__ = Other  # type: ignore[assignment]
+            return outcome()
+
+        def __float__(self) -> float:
+            self.__class__ = Other  # type: ignore[assignment]
+            return float(outcome())
+
+    outcome = Raises().__index__
+    with pytest.raises(LookupError, match="of its own"):
+        getattr(buffer, method)("c", Changes())
+    outcome = (10**1000).__index__
+    with pytest.raises(OverflowError):
+        getattr(buffer, method)("c", Changes())
+
+
+class Unprintable(str):
+    """A name that gives nothing but its text."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+
+def test_the_error_of_a_counter_has_the_text_of_a_name_that_can_not_be_printed(
+    buffer: MetricsBuffer,
+) -> None:
+    with pytest.raises(OverflowError, match="counter c would leave 64 bits"):
+        buffer.incr_counter(Unprintable("c"), 2)
+
+
+def test_what_a_name_raises_when_it_is_shown_is_raised(buffer: MetricsBuffer) -> None:
+    buffer.incr_counter(Unprintable("name"), 1)
+    with pytest.raises(KeyboardInterrupt):
+        repr(buffer)
+
+
 def test_a_counter_may_go_to_the_very_ends_of_64_bits() -> None:
     buffer = MetricsBuffer(Recorder(), flush_interval=math.inf)
     for end, beyond in ((2**63 - 1, 1), (-(2**63), -1)):

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from alone import alone
 from arroyo_metrics_buffer import MetricsBuffer
 from arroyo_metrics_buffer._core import DeliveryBuffer
 from backends import Flaky, Outage, Recorder
 from memory import resident
-from stress import alone, run_together
+from stress import run_together
 
 LEAK = 2_000_000  # bytes; what is repeated here leaks several times that if it leaks at all
 

@@ -292,6 +292,7 @@ def test_samples_are_bounded_while_the_backend_is_down(
         ),
         (lambda b: b.add({"success": "1"}, []), TypeError, "cannot be interpreted as an integer"),
         (lambda b: b.add({"success": 1}, ["1"]), TypeError, "must be real number, not str"),
+        (lambda b: b.add({"success": 1}, range(2**50)), TypeError, "not an instance of 'list'"),
         (lambda _: DeliveryBuffer(flush_interval=-1), ValueError, "must be 0 seconds or more"),
         (lambda _: DeliveryBuffer(flush_interval="1"), TypeError, "must be a number, not str"),  # type: ignore[arg-type]
         (lambda _: DeliveryBuffer(flush_interval=1, clock=1), TypeError, "must be callable"),  # type: ignore[arg-type]
@@ -305,6 +306,15 @@ def test_bad_input_is_refused_and_changes_nothing(
     with pytest.raises(error, match=message):
         call(buffer)
     assert buffer.snapshot() == ({"success": 1}, [0.5])
+
+
+def test_counts_may_leave_64_bits_without_loss(backend: ProducerBackend) -> None:
+    buffer = DeliveryBuffer(flush_interval=math.inf)
+    for count in (2**64 - 1, 2):
+        buffer.add({"success": count}, [])
+    assert buffer.snapshot() == ({"success": 2**64 + 1}, [])
+    buffer.flush(backend, None)
+    assert backend.counts() == {"success": 2**64 + 1}
 
 
 def test_a_delivery_without_a_time_is_refused_and_not_counted(backend: ProducerBackend) -> None:

@@ -38,10 +38,11 @@ from typing import Any, NamedTuple
 import pytest
 
 import arroyo_metrics_buffer
+from alone import alone
 from arroyo_metrics_buffer import MetricsBuffer
 from arroyo_metrics_buffer._core import DeliveryBuffer
 from backends import Outage, Recorder
-from stress import DEADLINE, alone
+from stress import DEADLINE
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no SIGALRM and no pthread_kill()")
 

@@ -11,7 +11,7 @@ use proptest::sample::Index;
 /// What a backend is sent, in order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Entry {
-    Count(Status, u64),
+    Count(Status, u128),
     Latency(f64),
 }
 
@@ -20,7 +20,7 @@ fn entries(deliveries: &Deliveries) -> Vec<Entry> {
     counts.chain(deliveries.latencies().iter().copied().map(Entry::Latency)).collect()
 }
 
-fn count(entries: &[Entry], of: Status) -> u64 {
+fn count(entries: &[Entry], of: Status) -> u128 {
     let of_status = |entry: &Entry| match *entry {
         Entry::Count(status, count) if status == of => count,
         _ => 0,
@@ -156,8 +156,8 @@ fn whatever_threads_record_send_and_put_back_is_sent_once() {
         flushers.map(|flusher| flusher.join().unwrap()).concat()
     });
     sent.extend(entries(&pending.take().contents));
-    assert_eq!(count(&sent, Status::Success), u64::from(RECORDS));
-    assert_eq!(count(&sent, Status::Error), u64::from(RECORDS));
+    assert_eq!(count(&sent, Status::Success), u128::from(RECORDS));
+    assert_eq!(count(&sent, Status::Error), u128::from(RECORDS));
     let mut arrived = latencies(&sent);
     arrived.sort_by(f64::total_cmp);
     let twice = (0..RECORDS).flat_map(|i| [f64::from(i); 2]);
