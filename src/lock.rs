@@ -6,7 +6,7 @@ use parking_lot::lock_api;
 
 use crate::fork::{self, AtFork, Registration};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::yield_now;
+use crate::sync::{set, yield_now};
 
 /// A value that threads share, in a mutex that a fork leaves whole.
 ///
@@ -63,8 +63,8 @@ pub fn mutex<T>(value: T) -> Mutex<T> {
 #[repr(align(128))]
 pub struct NeverParks(AtomicBool);
 
-// SAFETY: `try_lock` returns true to one caller only until `unlock` is called, since
-// `compare_exchange` sets the flag for one caller only; Acquire and Release make what was done under the lock visible to the
+// SAFETY: `try_lock` returns true to one caller only until `unlock` is called, since `set` returns
+// false once and then true; Acquire and Release make what was done under the lock visible to the
 // next holder.
 unsafe impl lock_api::RawMutex for NeverParks {
     // The initial value of every mutex, not a shared one.
@@ -86,8 +86,7 @@ unsafe impl lock_api::RawMutex for NeverParks {
 
     #[inline]
     fn try_lock(&self) -> bool {
-        // Not a swap, which would take as long and write where there is nothing to change.
-        self.0.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        !set(&self.0, Ordering::Acquire)
     }
 
     #[inline]

@@ -6,6 +6,20 @@ pub use loom::sync::atomic;
 #[cfg(not(loom))]
 pub use std::{sync::atomic, thread::yield_now};
 
+/// Sets a flag and tells whether it was set.
+#[cfg(not(loom))]
+#[inline]
+pub fn set(flag: &atomic::AtomicBool, order: atomic::Ordering) -> bool {
+    flag.swap(true, order)
+}
+
+/// The same without a write to a flag that is set. loom believes that such a write may come after one
+/// that clears the flag next, and for ever.
+#[cfg(loom)]
+pub fn set(flag: &atomic::AtomicBool, order: atomic::Ordering) -> bool {
+    flag.compare_exchange(false, true, order, atomic::Ordering::Relaxed).is_err()
+}
+
 /// Lets other threads run, since this one found a lock taken. That it does so changes nothing: what
 /// happens next is what happens where it asks once, after the lock is released. loom comes to those
 /// executions too, and has no end of this one.

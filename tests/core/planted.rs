@@ -23,7 +23,9 @@ fn a_race() {
             }
         };
         let threads = [(); 2].map(|()| scope.spawn(add));
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
     });
 }
 
