@@ -42,9 +42,7 @@ from memory import resident
 HANG = 120  # seconds in which even a busy machine gets somewhere
 TICK = 10.0  # seconds between lines about the progress
 BACKLOG = 10_000  # entries that may wait for the ledger; what waits is memory
-GROWTH = (
-    32_000_000  # bytes that memory may grow by, however long it takes: what fragmentation needs
-)
+GROWTH = 32_000_000  # bytes that memory may grow by, however long it takes: for fragmentation
 BATCH = 20  # calls for one entry, so that the ledger is not what is tested
 
 LITERALS = [sys.intern(f"metric{i}") for i in range(12)]  # more than are looked for by identity
