@@ -1,5 +1,5 @@
 # make demo | test | test-all | lint | format | wheel | bench | instructions | pythons | clean
-#      model | sanitize | fuzz | forks | soak | mutants    (docs/reliability.md)
+#      matrix | model | sanitize | fuzz | forks | soak | mutants   (long ones: CONTRIBUTING.md)
 #
 # Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
 # PYTHON=python3.13 VENV=.venv313 takes another interpreter.
@@ -7,15 +7,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The first and the last of each stretch of arroyo's releases in which its producer is the same.
-RELEASES := 2.30.0 2.31.0 2.31.1 2.31.2 2.38.4 2.38.5 2.40.1 2.40.3 2.48.0
+# The first and the last of each stretch of arroyo's releases in which its buffers are the same.
+RELEASES := 1.1.0 2.10.2 2.10.3 2.11.4 2.11.5 2.14.24 2.14.25 2.24.0 2.25.0 2.27.0 2.28.0 \
+	2.30.0 2.31.0 2.31.1 2.31.2 2.38.4 2.38.5 2.40.1 2.40.3 2.48.0
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 
 # Runs a command that says much about the usual: its output is shown if it fails.
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install releases demo test test-free-threaded test-all model sanitize fuzz forks soak \
+.PHONY: help install releases demo test test-free-threaded test-all matrix model sanitize fuzz forks soak \
 	mutants lint format wheel bench instructions pythons clean
 
 help:
@@ -71,6 +72,10 @@ PYTHONS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/arroyo-metrics-buffer
 
 pythons:
 	@scripts/pythons $(PYTHONS)
+
+# Every release of arroyo there is: minutes for the first time, which installs them.
+matrix: install
+	@$(BIN)/python tests/matrix.py
 
 test-free-threaded:
 	@scripts/pythons $(PYTHONS) cp314t

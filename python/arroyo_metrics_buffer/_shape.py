@@ -73,36 +73,91 @@ def _method(parameters: str, words: str) -> Method:
     return Method(("self", *parameters.split()), frozenset(words.split()))
 
 
+_TABLES = "_MetricsBuffer__timers _MetricsBuffer__counters _MetricsBuffer__reset "
+_INIT = _TABLES + "defaultdict float int "
+_FLUSH = _TABLES + "timing increment items "
+_THROTTLED = _method("", "METRICS_FREQUENCY_SEC flush time _MetricsBuffer__last_record_time")
+
 METRICS_BUFFER = Shape(
     "object",
     {
-        "__init__": _method(
-            "",
-            "metrics get_metrics defaultdict float int"
-            " _MetricsBuffer__timers _MetricsBuffer__counters _MetricsBuffer__reset",
-        ),
+        "__init__": _method("", _INIT + "metrics get_metrics"),
         "incr_timing": _method(
             "metric duration", "_MetricsBuffer__timers _MetricsBuffer__throttled_record"
         ),
         "incr_counter": _method(
             "metric delta", "_MetricsBuffer__counters _MetricsBuffer__throttled_record"
         ),
-        "flush": _method(
-            "",
-            "metrics timing increment items"
-            " _MetricsBuffer__timers _MetricsBuffer__counters _MetricsBuffer__reset",
-        ),
+        "flush": _method("", _FLUSH + "metrics"),
         "_MetricsBuffer__reset": _method(
             "",
             "clear time"
             " _MetricsBuffer__timers _MetricsBuffer__counters _MetricsBuffer__last_record_time",
         ),
-        "_MetricsBuffer__throttled_record": _method(
-            "", "METRICS_FREQUENCY_SEC flush time _MetricsBuffer__last_record_time"
+        "_MetricsBuffer__throttled_record": _THROTTLED,
+    },
+)
+"""``arroyo.processing.processor.MetricsBuffer`` of sentry-arroyo 2.28.0 to 2.48.0.
+
+Those of 2.14.25 to 2.24.0 and of 0.0.33 are the same.
+"""
+
+METRICS_BUFFER_2_26_0 = Shape(
+    "object",
+    {**METRICS_BUFFER.methods, "__init__": _method("", _INIT + "metrics get_consumer_metrics")},
+)
+"""The same of 2.26.0 and 2.27.0."""
+
+METRICS_BUFFER_2_25_0 = Shape(
+    "object",
+    {
+        **METRICS_BUFFER.methods,
+        "__init__": _method(
+            "consumer",
+            _INIT + "metrics get_consumer_metrics member_id _MetricsBuffer__consumer",
         ),
     },
 )
-"""``arroyo.processing.processor.MetricsBuffer`` of sentry-arroyo 2.28.0 to 2.48.0."""
+"""The same of 2.25.0."""
+
+METRICS_BUFFER_2_11_5 = Shape(
+    "object",
+    {
+        **METRICS_BUFFER.methods,
+        "__init__": _method("", _INIT + "get_metrics _MetricsBuffer__metrics"),
+        "flush": _method("", _FLUSH + "_MetricsBuffer__metrics"),
+    },
+)
+"""The same of 2.11.5 to 2.14.24."""
+
+METRICS_BUFFER_2_10_3 = Shape(
+    "object",
+    {
+        **METRICS_BUFFER_2_11_5.methods,
+        "flush": _method("", _FLUSH + "value _MetricsBuffer__metrics"),
+    },
+)
+"""The same of 2.10.3 to 2.11.4, whose metrics are members of enums."""
+
+METRICS_BUFFER_1_1_0 = Shape(
+    "object",
+    {
+        "__init__": _method("", "get_metrics _MetricsBuffer__metrics _MetricsBuffer__reset"),
+        "increment": _method(
+            "metric duration", "_MetricsBuffer__data _MetricsBuffer__throttled_record"
+        ),
+        "flush": _method(
+            "",
+            "timing items value _MetricsBuffer__data _MetricsBuffer__metrics _MetricsBuffer__reset",
+        ),
+        "_MetricsBuffer__reset": _method(
+            "",
+            "defaultdict float time _MetricsBuffer__data _MetricsBuffer__last_record_time",
+        ),
+        "_MetricsBuffer__throttled_record": _THROTTLED,
+    },
+)
+"""The same of 1.1.0 to 2.10.2, which has timers only."""
 
 _INIT_2_38_5 = (
     "super __init__ dict get client.id producer_name get_metrics defaultdict int"

@@ -9,7 +9,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
-from . import _producer, _shape
+from . import _older, _producer, _shape
 from ._core import MetricsBuffer
 
 State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
@@ -83,7 +83,15 @@ class MetricsBufferTarget(Target):
 
     module = "arroyo.processing.processor"
     attribute = "MetricsBuffer"
-    shapes = (_shape.METRICS_BUFFER,)
+    bases = (
+        (_shape.METRICS_BUFFER, MetricsBuffer),
+        (_shape.METRICS_BUFFER_2_26_0, _older.MadeAsArroyos),
+        (_shape.METRICS_BUFFER_2_25_0, _older.MadeAsArroyos),
+        (_shape.METRICS_BUFFER_2_11_5, _older.MadeAsArroyos),
+        (_shape.METRICS_BUFFER_2_10_3, _older.NamedByEnums),
+        (_shape.METRICS_BUFFER_1_1_0, _older.OfTimers),
+    )
+    shapes = tuple(shape for shape, _ in bases)
 
     def protection(self, current: object) -> str | None:
         if isinstance(current, type) and issubclass(current, MetricsBuffer):
@@ -91,7 +99,9 @@ class MetricsBufferTarget(Target):
         return None
 
     def patch(self, module: ModuleType) -> Patch:
-        return Patch(module, {self.attribute: MetricsBuffer})
+        arroyos = vars(module)[self.attribute]
+        known = (base for shape, base in self.bases if not _shape.difference(arroyos, shape))
+        return Patch(module, {self.attribute: _older.replacement(arroyos, next(known))})
 
 
 class ConfluentProducerTarget(Target):

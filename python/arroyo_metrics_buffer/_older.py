@@ -1,0 +1,44 @@
+"""Buffers for older releases of arroyo, whose own class is made or called in another way."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, ClassVar
+
+from ._core import MetricsBuffer
+
+
+class MadeAsArroyos(MetricsBuffer):
+    """Takes what arroyo's constructor takes, and the backend that arroyo's chooses."""
+
+    arroyos: ClassVar[type]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        fields = vars(self.arroyos(*args, **kwargs))
+        # Private until 2.14.24.
+        name = "metrics" if "metrics" in fields else "_MetricsBuffer__metrics"
+        super().__init__(fields[name])
+
+
+class NamedByEnums(MadeAsArroyos):
+    """Its metrics are members of enums, whose values the backend gets."""
+
+    def incr_timing(self, metric: Enum, duration: float) -> None:  # type: ignore[override]
+        super().incr_timing(metric.value, duration)
+
+    def incr_counter(self, metric: Enum, delta: int) -> None:  # type: ignore[override]
+        super().incr_counter(metric.value, delta)
+
+
+class OfTimers(NamedByEnums):
+    """Has timers only."""
+
+    def increment(self, metric: Enum, duration: float) -> None:
+        self.incr_timing(metric, duration)
+
+
+def replacement(arroyos: type, base: type[MetricsBuffer]) -> type[MetricsBuffer]:
+    """What takes the place of arroyo's own class."""
+    if not issubclass(base, MadeAsArroyos):
+        return base
+    return type(base.__name__, (base,), {"arroyos": arroyos, "__module__": __name__})
