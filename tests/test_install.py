@@ -256,6 +256,13 @@ def test_bad_settings_are_refused_and_change_nothing(
 # Shapes that are not arroyo's as known
 
 
+def test_the_arroyo_that_is_installed_is_known() -> None:
+    importlib.import_module("arroyo.backends.kafka.consumer")
+    targets = arroyo_metrics_buffer.status().targets
+    unknown = [target for target in targets if target.state != "patched"]
+    assert not unknown, 'see CONTRIBUTING.md, "A new release of arroyo"'
+
+
 @pytest.fixture
 def original(upstream: type) -> Iterator[type]:
     """arroyo's class, in place, the package being uninstalled; put back afterwards."""
@@ -275,6 +282,10 @@ def with_a_lock(self: Any) -> None:
         self.metrics.timing("x", 1)
 
 
+def with_tags(self: Any, tags: Any) -> None:
+    self.metrics = tags
+
+
 def one_parameter_more(self: Any, metric: str, delta: int, tags: Any) -> None:
     self._MetricsBuffer__counters[metric] += delta
     self._MetricsBuffer__throttled_record()
@@ -286,6 +297,11 @@ def one_parameter_more(self: Any, metric: str, delta: int, tags: Any) -> None:
         (lambda cls: changed(cls, gauge=lambda self: None), "its method gauge() is not known"),
         (lambda cls: changed(cls, flush=with_a_lock), "its method flush() is another"),
         (lambda cls: changed(cls, incr_counter=one_parameter_more), "incr_counter() is another"),
+        (lambda cls: changed(cls, __init__=with_tags), "its method __init__() is another"),
+        (
+            lambda cls: changed(cls, incr_timing=None, record_timing=vars(cls)["incr_timing"]),
+            "it has no method incr_timing()",
+        ),
         (lambda cls: changed(cls, flush=None), "it has no method flush()"),
         (lambda cls: type("MetricsBuffer", (cls,), {}), "its base is MetricsBuffer, not object"),
         (lambda _: lambda: None, "it is not a class but 'function'"),
