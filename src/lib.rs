@@ -43,6 +43,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::fork::install_handlers()?;
         crate::metrics_buffer::count_cores();
         crate::fast_path::install(&module.py().get_type::<MetricsBuffer>())?;

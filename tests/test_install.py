@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.metadata
 import logging
 import os
 import subprocess
@@ -227,6 +228,11 @@ def test_buffers_made_before_go_on_working_after_uninstall() -> None:
     buffer.incr_counter("x", 1)
     buffer.flush()
     assert calls == [("x", 1)]
+
+
+def test_the_version_is_the_distributions() -> None:
+    version = importlib.metadata.version("arroyo-metrics-buffer")
+    assert arroyo_metrics_buffer.__version__ == version
 
 
 def test_status_is_frozen() -> None:

@@ -4,10 +4,18 @@ Importing this package makes arroyo's metrics buffers thread-safe, whether arroy
 it or after.
 """
 
-from ._core import MetricsBuffer
+from ._core import MetricsBuffer, __version__
 from ._patch import Status, TargetStatus, install, install_on_import, status, uninstall
 
-__all__ = ["MetricsBuffer", "Status", "TargetStatus", "install", "status", "uninstall"]
+__all__ = [
+    "MetricsBuffer",
+    "Status",
+    "TargetStatus",
+    "__version__",
+    "install",
+    "status",
+    "uninstall",
+]
 
 install_on_import()
 del install_on_import

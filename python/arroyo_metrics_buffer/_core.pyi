@@ -7,6 +7,8 @@ from typing_extensions import disjoint_base
 
 __all__ = ["DeliveryBuffer", "MetricsBuffer", "configure"]
 
+__version__: str
+
 @disjoint_base
 class MetricsBuffer:
     """A thread-safe metrics buffer with the interface of arroyo's.

@@ -14,7 +14,8 @@ class MadeAsArroyos(MetricsBuffer):
     arroyos: ClassVar[type]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        fields = vars(self.arroyos(*args, **kwargs))
+        original: object = self.arroyos(*args, **kwargs)
+        fields = vars(original)
         # Private until 2.14.24.
         name = "metrics" if "metrics" in fields else "_MetricsBuffer__metrics"
         super().__init__(fields[name])

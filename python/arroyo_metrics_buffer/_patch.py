@@ -20,7 +20,7 @@ from typing import Literal
 
 from wrapt import register_post_import_hook
 
-from . import _core
+from ._core import configure
 from ._targets import TARGETS, Patch, State, Target
 
 _logger = logging.getLogger("arroyo_metrics_buffer")
@@ -101,7 +101,7 @@ def install(
         ValueError: ``on_backend_error`` is neither ``"raise"`` nor ``"log"``.
     """
     global _disabled, _hooked
-    _core.configure(clock=clock, on_backend_error=on_backend_error)
+    configure(clock=clock, on_backend_error=on_backend_error)
     with _lock:
         _disabled = None
         hooked, _hooked = _hooked, True
@@ -124,7 +124,7 @@ def uninstall() -> Status:
         The status after it.
     """
     global _disabled
-    _core.configure(clock=None, on_backend_error="raise")
+    configure(clock=None, on_backend_error="raise")
     with _lock:
         _disabled = "uninstall() was called"
         reverted = list(_patches.values())

@@ -72,7 +72,7 @@ def methods(arroyo: ModuleType, cls: Any) -> dict[str, Any]:
             self.__deliveries.flush(self.__metrics, self.producer_name or None)
 
         # Without the time where deliveries are counted only, in arroyo 2.31.2 to 2.40.1.
-        def __metrics_delivery_callback(
+        def __metrics_delivery_callback(  # pyright: ignore[reportUnusedFunction]
             self, error: object, _message: object, time_of_produce: float | None = None
         ) -> None:
             latency = None if time_of_produce is None else time.time() - time_of_produce
@@ -99,7 +99,7 @@ def take_over(producer: Any, buffer: DeliveryBuffer) -> None:
     counters, latencies = _arroyos_own(producer)
     # Piece by piece: one of arroyo's methods may be at work in another thread.
     counts = {status: counters.pop(status, 0) for status in list(counters)}
-    samples = []
+    samples: list[float] = []
     with suppress(IndexError):
         while True:
             samples.append(latencies.pop())
@@ -126,7 +126,7 @@ class _HandBack:
         self._latencies.append(value)
 
 
-def _arroyos_own(producer: Any) -> tuple[MutableMapping[str, int], list[float]]:
+def _arroyos_own(producer: object) -> tuple[MutableMapping[str, int], list[float]]:
     """The counters and the latencies, of which arroyo 2.31.2 to 2.40.1 has none."""
     fields = vars(producer)
     return (

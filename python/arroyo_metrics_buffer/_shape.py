@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 
 class Method(NamedTuple):
@@ -62,7 +62,7 @@ def _words(part: Any) -> Iterator[str]:
     if isinstance(part, str):
         yield part
     elif isinstance(part, tuple):
-        for item in part:
+        for item in cast("tuple[object, ...]", part):
             yield from _words(item)
     elif isinstance(part, CodeType):
         yield from part.co_names

@@ -20,7 +20,7 @@ class Patch:
 
     def __init__(
         self,
-        owner: Any,
+        owner: object,
         attributes: dict[str, Any],
         clean_up: Callable[[], None] = lambda: None,
     ) -> None:

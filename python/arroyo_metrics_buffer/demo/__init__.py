@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Literal, Self
 
@@ -87,7 +87,7 @@ class CtrlC:
 
 
 @contextmanager
-def quiet_arroyo() -> Iterator[None]:
+def quiet_arroyo() -> Generator[None]:
     """Keeps arroyo's log records and deprecation warnings from the terminal."""
     logger = logging.getLogger("arroyo")
     level = logger.level

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -36,7 +36,7 @@ class Errors:
             self.texts[": ".join(filter(None, (where, type(error).__name__, str(error))))] += 1
 
     @contextmanager
-    def counted(self, where: str) -> Iterator[None]:
+    def counted(self, where: str) -> Generator[None]:
         """Counts the exception that ends the block, instead of letting it pass."""
         try:
             yield
@@ -133,7 +133,7 @@ def tallying_producer(producer: Any, made: Tally) -> type:
 
 
 @contextmanager
-def instrumented(made: Tally, delivered: Tally) -> Iterator[None]:
+def instrumented(made: Tally, delivered: Tally) -> Generator[None]:
     """Tallies on both sides of arroyo's buffers, and hurries flushes and threads."""
     metrics, switch_interval = get_metrics(), sys.getswitchinterval()
     buffer = tallying_buffer(processor.MetricsBuffer, made)

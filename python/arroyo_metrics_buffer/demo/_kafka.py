@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import cast
@@ -46,7 +46,7 @@ BURSTS_PER_FLUSH = 30  # fewer, and the threads would flush so often that the pr
 
 
 @contextmanager
-def kafka(bootstrap_servers: str | None) -> Iterator[str]:
+def kafka(bootstrap_servers: str | None) -> Generator[str]:
     """The cluster to run on, as bootstrap servers."""
     if bootstrap_servers is not None:
         yield bootstrap_servers
@@ -58,7 +58,7 @@ def kafka(bootstrap_servers: str | None) -> Iterator[str]:
 
 
 @contextmanager
-def topics(servers: str) -> Iterator[tuple[Topic, Topic]]:
+def topics(servers: str) -> Generator[tuple[Topic, Topic]]:
     """A topic to copy from and one to copy to, for this run."""
     run = uuid.uuid4().hex[:8]
     names = [f"arroyo-demo-{run}-{role}" for role in ("source", "destination")]

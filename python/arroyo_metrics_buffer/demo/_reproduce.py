@@ -53,7 +53,7 @@ def reproduce(*, seconds: float, threads: int, as_json: bool) -> int:
     Returns:
         The exit status: 0 if there was no error and nothing lost with this package, 1 if there was.
     """
-    runs = {}
+    runs: dict[str, dict[str, Result]] = {}
     for name, flag in (("arroyo alone", "--unpatched"), ("patched", "--patched")):
         sys.stderr.write(f"{name}: {2 * seconds:.0f} s\n")
         command = [sys.executable, "-m", __name__, flag, str(seconds), str(threads)]
