@@ -141,9 +141,7 @@ def test_a_backend_that_is_down_for_ever_leaves_one_total_for_a_name() -> None:
     assert sum(timers.values()) == sum(counters.values()) == 100_000
 
 
-# Without the GIL, a buffer asks the system how many threads can run, and has locks for all of them.
-HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
-BUFFERS = 1_000_000 if HAS_GIL else 100_000
+BUFFERS = 1_000_000
 
 
 @measured
