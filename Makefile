@@ -17,7 +17,7 @@ quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help install releases demo test test-free-threaded test-all matrix model sanitize fuzz forks soak \
-	mutants lint format wheel bench instructions pythons clean
+	mutants lint format wheel wheels bench instructions pythons clean
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
@@ -121,10 +121,22 @@ format:
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/ruff check --quiet --fix
 
-# For the interpreter of the virtual environment, into dist/.
+# For the interpreter of the virtual environment, and a source distribution, into dist/. On Linux zig
+# links it, so that it runs with older C libraries than this machine's; TARGET is another of Rust's targets.
+TARGET ?=
+ZIG := $(if $(filter Linux,$(shell uname -s)),CARGO_ZIGBUILD_PYTHON_PATH=$(abspath $(BIN)/python))
+# Of another target maturin wants an interpreter's name, not its path.
+NAME = python$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("LDVERSION"))')
+
 wheel: $(VENV)/tools
-	@$(call quietly,$(BIN)/maturin build --release --locked --out dist --interpreter $(BIN)/python)
-	@ls -l dist/*.whl
+	@$(call quietly,$(ZIG) $(BIN)/maturin build --release $(if $(ZIG),--zig) --out dist \
+		$(if $(TARGET),--target $(TARGET) --interpreter $(NAME),--interpreter $(BIN)/python))
+	@$(call quietly,$(BIN)/maturin sdist --out dist)
+	@$(BIN)/python scripts/check_wheel.py dist/*
+
+# On every Python of noxfile.py's matrix.
+wheels: $(VENV)/tools
+	@$(BIN)/nox --session wheel
 
 bench: install wheel
 	@mkdir -p docs/benchmarks
