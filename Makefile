@@ -16,8 +16,9 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install releases demo test test-free-threaded test-all matrix model sanitize fuzz forks soak \
-	mutants lint format wheel wheels bench instructions pythons clean
+.PHONY: help install releases demo test test-core test-extension test-free-threaded test-all matrix \
+	model sanitize fuzz forks soak mutants lint lint-workflows deny format source wheel wheels bench \
+	instructions pythons clean
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
@@ -51,9 +52,13 @@ $(VENV)/arroyo/%: | $(VENV)/tools
 	@$(BIN)/pip install --quiet --no-deps --target $@ sentry-arroyo==$*
 
 # The core alone first: it needs no Python, and a failure there explains one that comes later.
-test: install releases
+test: test-core test-extension
+
+test-core:
 	@cargo test --quiet --locked --no-default-features
 	@$(MAKE) --no-print-directory model PREEMPTIONS=3
+
+test-extension: install releases
 	@$(BIN)/python -m pytest --quiet
 
 # Every order in which threads can run through the core, with so many preemptions at most.
@@ -116,6 +121,16 @@ lint: install
 	@$(BIN)/python scripts/mutants.py --check
 	@$(BIN)/python -m mypy.stubtest --concise arroyo_metrics_buffer._core
 
+# Needs Go. zizmor asks nobody: what it could ask, dependabot does.
+lint-workflows: $(VENV)/tools
+	@go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+	@$(BIN)/zizmor --offline --quiet .github
+
+# Licences, sources and known vulnerabilities of what the extension is made of.
+deny:
+	@command -v cargo-deny >/dev/null || { echo "cargo-deny is needed: cargo install --locked cargo-deny"; exit 1; }
+	@cargo deny --locked check
+
 format:
 	@cargo fmt
 	@$(BIN)/ruff format --quiet
@@ -128,11 +143,14 @@ ZIG := $(if $(filter Linux,$(shell uname -s)),CARGO_ZIGBUILD_PYTHON_PATH=$(abspa
 # Of another target maturin wants an interpreter's name, not its path.
 NAME = python$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("LDVERSION"))')
 
-wheel: $(VENV)/tools
+source: $(VENV)/tools
+	@$(call quietly,$(BIN)/maturin sdist --out dist)
+	@$(BIN)/python scripts/check_wheel.py dist/*.tar.gz
+
+wheel: source
 	@$(call quietly,$(ZIG) $(BIN)/maturin build --release $(if $(ZIG),--zig) --out dist \
 		$(if $(TARGET),--target $(TARGET) --interpreter $(NAME),--interpreter $(BIN)/python))
-	@$(call quietly,$(BIN)/maturin sdist --out dist)
-	@$(BIN)/python scripts/check_wheel.py dist/*
+	@$(BIN)/python scripts/check_wheel.py dist/*.whl
 
 # On every Python of noxfile.py's matrix.
 wheels: $(VENV)/tools
