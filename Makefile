@@ -138,19 +138,19 @@ format:
 
 # For the interpreter of the virtual environment, and a source distribution, into dist/. On Linux zig
 # links it, so that it runs with older C libraries than this machine's; TARGET is another of Rust's targets.
-TARGET ?=
+TARGET =
 ZIG := $(if $(filter Linux,$(shell uname -s)),CARGO_ZIGBUILD_PYTHON_PATH=$(abspath $(BIN)/python))
 # Of another target maturin wants an interpreter's name, not its path.
 NAME = python$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("LDVERSION"))')
 
 source: $(VENV)/tools
 	@$(call quietly,$(BIN)/maturin sdist --out dist)
-	@$(BIN)/python scripts/check_wheel.py dist/*.tar.gz
+	@$(BIN)/python scripts/check_wheel.py $$(ls -t dist/*.tar.gz | head -n 1)
 
 wheel: source
 	@$(call quietly,$(ZIG) $(BIN)/maturin build --release $(if $(ZIG),--zig) --out dist \
 		$(if $(TARGET),--target $(TARGET) --interpreter $(NAME),--interpreter $(BIN)/python))
-	@$(BIN)/python scripts/check_wheel.py dist/*.whl
+	@$(BIN)/python scripts/check_wheel.py $$(ls -t dist/*.whl | head -n 1)
 
 # On every Python of noxfile.py's matrix.
 wheels: $(VENV)/tools

@@ -119,10 +119,10 @@ def run(*command: str, cwd: str = ".", **variables: str) -> subprocess.Completed
 def main(files: list[str]) -> int:
     failed = False
     for path in map(Path, files):
-        for reason in wrong(path):
+        reasons = list(wrong(path))
+        for reason in reasons or ["as it should be"]:
             print(f"{path.name}: {reason}")
-            failed = True
-    print(f"{len(files)} files, {'not ' if failed else ''}as they should be")
+        failed |= bool(reasons)
     return int(failed)
 
 
