@@ -16,8 +16,9 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install releases demo test test-free-threaded test-all matrix model sanitize fuzz forks soak \
-	mutants lint format wheel bench instructions pythons clean
+.PHONY: help install releases demo test test-core test-extension test-free-threaded test-all matrix \
+	model sanitize fuzz forks soak mutants lint lint-workflows deny format source wheel wheels bench \
+	instructions pythons clean
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
@@ -51,9 +52,13 @@ $(VENV)/arroyo/%: | $(VENV)/tools
 	@$(BIN)/pip install --quiet --no-deps --target $@ sentry-arroyo==$*
 
 # The core alone first: it needs no Python, and a failure there explains one that comes later.
-test: install releases
+test: test-core test-extension
+
+test-core:
 	@cargo test --quiet --locked --no-default-features
 	@$(MAKE) --no-print-directory model PREEMPTIONS=3
+
+test-extension: install releases
 	@$(BIN)/python -m pytest --quiet
 
 # Every order in which threads can run through the core, with so many preemptions at most.
@@ -68,7 +73,7 @@ sanitize: install
 	@$(BIN)/python scripts/sanitize.py
 
 # Interpreters that the machine may not have: CPython 3.13 and free-threaded 3.14.
-PYTHONS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/arroyo-metrics-buffer
+export PYTHONS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/arroyo-metrics-buffer
 
 pythons:
 	@scripts/pythons $(PYTHONS)
@@ -81,8 +86,9 @@ test-free-threaded:
 	@scripts/pythons $(PYTHONS) cp314t
 	@$(MAKE) --no-print-directory test PYTHON=$(PYTHONS)/cp314t/bin/python3 VENV=.venv-cp314t
 
-test-all: test test-free-threaded pythons
-	@$(MAKE) --no-print-directory test PYTHON=$(PYTHONS)/cp313/bin/python3 VENV=.venv-cp313
+# On every Python of noxfile.py's matrix; one that the machine lacks is named and skipped.
+test-all: $(VENV)/tools pythons
+	@$(BIN)/nox --session tests
 
 # So many by the core's tests, which make ten thousand in any case, and so many by Python's.
 FORKS ?= 10000
@@ -116,15 +122,40 @@ lint: install
 	@$(BIN)/python scripts/mutants.py --check
 	@$(BIN)/python -m mypy.stubtest --concise arroyo_metrics_buffer._core
 
+# Needs Go. zizmor asks nobody: what it could ask, dependabot does.
+lint-workflows: $(VENV)/tools
+	@go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+	@$(BIN)/zizmor --offline --quiet .github
+
+# Licences, sources and known vulnerabilities of what the extension is made of.
+deny:
+	@command -v cargo-deny >/dev/null || { echo "cargo-deny is needed: cargo install --locked cargo-deny"; exit 1; }
+	@cargo deny --locked check
+
 format:
 	@cargo fmt
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/ruff check --quiet --fix
 
-# For the interpreter of the virtual environment, into dist/.
-wheel: $(VENV)/tools
-	@$(call quietly,$(BIN)/maturin build --release --locked --out dist --interpreter $(BIN)/python)
-	@ls -l dist/*.whl
+# For the interpreter of the virtual environment, and a source distribution, into dist/. On Linux zig
+# links it, so that it runs with older C libraries than this machine's; TARGET is another of Rust's targets.
+TARGET =
+ZIG := $(if $(filter Linux,$(shell uname -s)),CARGO_ZIGBUILD_PYTHON_PATH=$(abspath $(BIN)/python))
+# Of another target maturin wants an interpreter's name, not its path.
+NAME = python$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("LDVERSION"))')
+
+source: $(VENV)/tools
+	@$(call quietly,$(BIN)/maturin sdist --out dist)
+	@$(BIN)/python scripts/check_wheel.py $$(ls -t dist/*.tar.gz | head -n 1)
+
+wheel: source
+	@$(call quietly,$(ZIG) $(BIN)/maturin build --release $(if $(ZIG),--zig) --out dist \
+		$(if $(TARGET),--target $(TARGET) --interpreter $(NAME),--interpreter $(BIN)/python))
+	@$(BIN)/python scripts/check_wheel.py $$(ls -t dist/*.whl | head -n 1)
+
+# On every Python of noxfile.py's matrix.
+wheels: $(VENV)/tools
+	@$(BIN)/nox --session wheel
 
 bench: install wheel
 	@mkdir -p docs/benchmarks
