@@ -250,7 +250,7 @@ fn a_child_finds_every_lock_free_and_every_buffer_whole() {
                 fork::before();
                 fork::in_child();
                 assert_eq!(fork::generation(), generation + 1);
-            assert_eq!(LEFT_TO_PARENT.lock().unwrap().len(), shards);
+                assert_eq!(LEFT_TO_PARENT.lock().unwrap().len(), shards);
                 join(adders);
                 let mut all = vec![taking.join().unwrap(), flush(&buffer, ALL)];
                 all.extend(LEFT_TO_PARENT.lock().unwrap().drain(..));
