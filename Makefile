@@ -118,7 +118,7 @@ lint: install
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/basedpyright --warnings --level error
+	@$(call quietly,$(BIN)/basedpyright)
 	@$(BIN)/python scripts/mutants.py --check
 	@$(BIN)/python -m mypy.stubtest --concise arroyo_metrics_buffer._core
 

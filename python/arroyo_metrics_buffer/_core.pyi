@@ -5,7 +5,7 @@ from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, final
 
 from typing_extensions import disjoint_base
 
-__all__ = ["DeliveryBuffer", "MetricsBuffer", "configure"]
+__all__ = ["DeliveryBuffer", "MetricsBuffer", "__version__", "configure"]
 
 __version__: str
 
