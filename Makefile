@@ -6,6 +6,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# Groups of pyproject.toml that the virtual environment gets.
+TOOLS = build test lint
 BIN := $(VENV)/bin
 # The first and the last of each stretch of arroyo's releases in which its buffers are the same.
 RELEASES := 1.1.0 2.10.2 2.10.3 2.11.4 2.11.5 2.14.24 2.14.25 2.24.0 2.25.0 2.27.0 2.28.0 \
@@ -30,7 +32,7 @@ $(VENV)/tools: pyproject.toml
 	@echo "installing the tools into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/pip install --quiet --group build --group test --group lint
+	@$(BIN)/pip install --quiet $(TOOLS:%=--group %)
 	@touch $@
 
 # The extension, built and installed in place; cargo knows what has to be compiled again.
@@ -82,9 +84,9 @@ pythons:
 matrix: install
 	@$(BIN)/python tests/matrix.py
 
-test-free-threaded:
+test-free-threaded: $(VENV)/tools
 	@scripts/pythons $(PYTHONS) cp314t
-	@$(MAKE) --no-print-directory test PYTHON=$(PYTHONS)/cp314t/bin/python3 VENV=.venv-cp314t
+	@$(BIN)/nox --session "tests(3.14t)"
 
 # On every Python of noxfile.py's matrix; one that the machine lacks is named and skipped.
 test-all: $(VENV)/tools pythons
@@ -168,4 +170,4 @@ instructions: install
 	@$(BIN)/python benches/instructions.py
 
 clean:
-	@rm -rf $(VENV) .venv-* target dist
+	@rm -rf $(VENV) .venv-* .nox target dist

@@ -20,6 +20,7 @@ FOLDERS = [
     Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions",
     Path(os.environ.get("PYTHONS", "~/.cache/arroyo-metrics-buffer")).expanduser(),
 ]
+TOOLS = "TOOLS=build test"  # the linters' and benchmarks' may not be there for a new Python yet
 
 every_python = nox.parametrize("version", VERSIONS, ids=VERSIONS)
 
@@ -49,11 +50,11 @@ def arroyo(session: nox.Session, release: str) -> None:
     requirement = next(each for each in groups["test"] if each.startswith("sentry-arroyo"))
     if release == "minimal":
         requirement = requirement.replace(">=", "==")
-    venv = f".venv-arroyo-{release}"
-    make(session, "install", f"VENV={venv}")
+    venv = f".nox/arroyo-{release}"
+    make(session, "install", f"VENV={venv}", TOOLS)
     pip = Path(venv, "bin", "pip")
     session.run(pip, "install", "--quiet", "--upgrade", requirement, external=True)
-    make(session, "test", f"VENV={venv}")
+    make(session, "test", f"VENV={venv}", TOOLS)
 
 
 @nox.session
@@ -72,7 +73,7 @@ def environment(session: nox.Session, version: str) -> list[str]:
     found = (str(path) for folder in FOLDERS for path in sorted(folder.glob(f"*/bin/{name}")))
     for path in filter(None, [shutil.which(name), *found]):
         if version_of(path) == version:
-            return [f"PYTHON={path}", f"VENV=.venv-cp{version.replace('.', '')}"]
+            return [f"PYTHON={path}", f"VENV=.nox/cp{version.replace('.', '')}", TOOLS]
     # CI installs what it asks for: skipped, it would pass for tested.
     stop = session.error if os.environ.get("CI") else session.skip
     return stop(f"there is no {name} on this machine")
