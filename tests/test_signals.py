@@ -464,7 +464,7 @@ def test_an_interrupt_at_any_time_loses_nothing(by: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.setswitchinterval(1e-6)
     places = interrupt_at_any_time(call, BY[by], check)
-    assert places["accept_slowly"] > 0
+    assert places["accept_slowly"] > 10
 
 
 @posix
@@ -484,9 +484,9 @@ def test_interrupts_while_other_threads_add_lose_nothing(by: str) -> None:
             buffer.incr_timing(f"name {added[thread] % 10}", 1)
             added[thread] += 1
 
-    def flush() -> None:
+    def flush() -> Counter[str]:
         try:
-            interrupt_at_any_time(buffer.flush, BY[by], check=lambda: None)
+            return interrupt_at_any_time(buffer.flush, BY[by], check=lambda: None)
         finally:
             adding.clear()
 
@@ -496,8 +496,10 @@ def test_interrupts_while_other_threads_add_lose_nothing(by: str) -> None:
     adders = [threading.Thread(target=add, args=(i,), daemon=True) for i in range(2)]
     for adder in adders:
         adder.start()
-    flush()
+    places = flush()
     for adder in adders:
         adder.join(DEADLINE)
     buffer.flush()
     assert backend.total() == 2 * added.total()
+    # In the middle of flushes; before the lookup or in it is up to the scheduler.
+    assert places["metrics"] + places["__getattr__"] > 0
