@@ -178,7 +178,7 @@ MUTANTS = [
     Mutant(
         "samples that are dropped are not counted",
         "deliveries.rs",
-        {"                self.dropped += 1;\n": ""},
+        {"                self.count_dropped(1);\n": ""},
     ),
 ]
 

@@ -9,21 +9,28 @@ use pyo3::types::PyString;
 
 use crate::arguments;
 use crate::clock::{self, Clock};
-use crate::lock::MutexGuard;
+use crate::lock::{MutexGuard, Shared};
 use crate::logging;
 use crate::pending::{Contents, Pending, Taken};
 use crate::settings;
+use crate::stats::Stats;
+
+/// How many characters of an error's text are kept: it may hold a whole response.
+const MAX_TEXT: usize = 1000;
 
 /// Pending contents, and the clock that their flushes are throttled by.
 pub struct Buffer<C: Contents> {
     pending: Pending<C>,
     clock: Clock,
+    stats: &'static Shared<Stats>,
 }
 
 impl<C: Contents> Buffer<C> {
-    /// An empty buffer, last flushed now. Without a clock it has the one of `install()`.
+    /// An empty buffer, last flushed now. Without a clock it has the one of `install()`. Its flushes
+    /// are counted in `stats`.
     pub fn new(
         py: Python<'_>,
+        stats: &'static Shared<Stats>,
         shards: usize,
         flush_interval: f64,
         clock: Option<&Bound<'_, PyAny>>,
@@ -34,7 +41,7 @@ impl<C: Contents> Buffer<C> {
         };
         let clock = clock.map_or(Clock::Native, Clock::Callable);
         let pending = Pending::sharded(shards, flush_interval, clock.now(py)?);
-        Ok(Self { pending, clock })
+        Ok(Self { pending, clock, stats })
     }
 
     /// What the calling thread adds to. See [`Pending::lock`] for what may be done meanwhile.
@@ -79,16 +86,20 @@ impl<C: Contents> Buffer<C> {
         self.pending.throttle().restart(self.clock.now(py)?);
         let start = logging::is_debugging(py)?.then(Instant::now);
         // Detached: whoever has the lock then never has to wait for the interpreter that we hold.
-        let taken = py.detach(|| self.pending.take());
+        let mut taken = py.detach(|| self.pending.take());
         let mut sending = Sending { taken: &taken, accepted: 0 };
         let result = send(&taken.contents, &mut sending);
         let accepted = sending.accepted;
+        if taken.is_the_parents() {
+            return result; // the backend forked, and the flush is the parent's
+        }
         match result {
             Ok(()) => {
                 let time = start.map(|start| start.elapsed());
+                let newly_dropped = taken.contents.take_newly_dropped();
+                self.stats.lock().flushed(accepted, 0, newly_dropped);
                 logging::flushed(py, accepted, taken.contents.dropped(), time)
             }
-            Err(error) if taken.is_the_parents() => Err(error),
             Err(error) => self.put_back(py, taken, accepted, error),
         }
     }
@@ -102,13 +113,19 @@ impl<C: Contents> Buffer<C> {
     ) -> PyResult<()> {
         let unsent = taken.contents.entries() - accepted;
         let dropped = taken.contents.dropped();
+        self.stats.lock().flushed(accepted, unsent, taken.contents.take_newly_dropped());
         taken.contents.forget_first(accepted);
         let leftover = self.pending.put_back(taken.contents);
         drop(leftover); // can run Python code, so after the guard is gone
-        if settings::log_backend_errors() && !is_exit(py, &error) {
-            return logging::put_back_with_traceback(py, accepted, unsent, dropped, error);
+        let text = error_text(py, &error)?;
+        let message = logging::put_back_message(&text, accepted, unsent, dropped);
+        if !is_exit(py, &error) {
+            self.stats.lock().raised(text);
+            if settings::log_backend_errors() {
+                return logging::put_back_with_traceback(py, &message, error);
+            }
         }
-        match logging::put_back(py, accepted, unsent, dropped) {
+        match logging::put_back(py, &message) {
             Err(exit) if is_exit(py, &exit) => Err(exit),
             // The backend's error is the one to see, should logging raise one as well.
             _ => Err(error),
@@ -163,4 +180,24 @@ fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyKeyboardInterrupt>(py)
         || error.is_instance_of::<PySystemExit>(py)
         || error.is_instance_of::<PyGeneratorExit>(py)
+}
+
+/// What a traceback ends with, for a record and for `stats()`.
+///
+/// # Errors
+///
+/// An exit that the error's `__str__` raised. Whatever else that raises makes the text a poorer one.
+fn error_text(py: Python<'_>, error: &PyErr) -> PyResult<String> {
+    match class_and_message(py, error) {
+        Ok(text) => Ok(text.chars().take(MAX_TEXT).collect()),
+        Err(exit) if is_exit(py, &exit) => Err(exit),
+        Err(_) => Ok("an error that can't be told in words".to_owned()),
+    }
+}
+
+fn class_and_message(py: Python<'_>, error: &PyErr) -> PyResult<String> {
+    let class = error.get_type(py).fully_qualified_name()?;
+    let message = error.value(py).str()?;
+    let (class, message) = (class.to_string_lossy(), message.to_string_lossy());
+    Ok(if message.is_empty() { class.into_owned() } else { format!("{class}: {message}") })
 }

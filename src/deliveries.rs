@@ -29,6 +29,7 @@ pub struct Deliveries {
     /// Seconds, in the order of the deliveries.
     latencies: Vec<f64>,
     dropped: u64,
+    newly_dropped: u64,
 }
 
 impl Deliveries {
@@ -40,7 +41,7 @@ impl Deliveries {
             if self.latencies.len() < MAX_LATENCIES {
                 self.latencies.push(latency);
             } else {
-                self.dropped += 1;
+                self.count_dropped(1);
             }
         }
     }
@@ -55,8 +56,13 @@ impl Deliveries {
     pub fn add_latencies(&mut self, mut latencies: Vec<f64>) {
         let there_are = latencies.len();
         latencies.truncate(MAX_LATENCIES - self.latencies.len());
-        self.dropped += (there_are - latencies.len()) as u64;
+        self.count_dropped((there_are - latencies.len()) as u64);
         self.latencies.append(&mut latencies);
+    }
+
+    fn count_dropped(&mut self, samples: u64) {
+        self.dropped += samples;
+        self.newly_dropped += samples;
     }
 
     /// Deliveries by status.
@@ -91,10 +97,15 @@ impl Contents for Deliveries {
         }
         self.add_latencies(newer.latencies);
         self.dropped += newer.dropped;
+        self.newly_dropped += newer.newly_dropped;
     }
 
     fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    fn take_newly_dropped(&mut self) -> u64 {
+        mem::take(&mut self.newly_dropped)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::buffer::Buffer;
 use crate::deliveries::{Deliveries, Status};
 use crate::keywords::Keywords;
 use crate::pending::Contents;
+use crate::stats;
 
 /// What the delivery callbacks of arroyo's `ConfluentProducer` feed.
 ///
@@ -45,7 +46,7 @@ impl DeliveryBuffer {
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let flush_interval = arguments::interval("flush_interval", flush_interval)?;
-        Ok(Self { buffer: Buffer::new(py, 1, flush_interval, clock)? })
+        Ok(Self { buffer: Buffer::new(py, &stats::PRODUCER, 1, flush_interval, clock)? })
     }
 
     /// Count one delivery.

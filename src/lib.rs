@@ -28,6 +28,8 @@ mod logging;
 mod metrics_buffer;
 #[cfg(feature = "python")]
 mod settings;
+#[cfg(feature = "python")]
+mod stats;
 
 #[cfg(feature = "python")]
 #[pyo3::pymodule(gil_used = false)]
@@ -40,12 +42,15 @@ mod _core {
     use crate::metrics_buffer::MetricsBuffer;
     #[pymodule_export]
     use crate::settings::configure;
+    #[pymodule_export]
+    use crate::stats::stats;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::fork::install_handlers()?;
         crate::metrics_buffer::count_cores();
+        crate::stats::install();
         crate::fast_path::install(&module.py().get_type::<MetricsBuffer>())?;
         crate::logging::install(module.py())
     }

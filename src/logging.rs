@@ -63,13 +63,13 @@ pub fn flushed(
     raised(py)
 }
 
-/// The backend raised when `sent` entries were sent; `unsent` were put back.
+/// A flush put back what it could not send, as `message` tells.
 ///
 /// # Errors
 ///
 /// What a logging filter or handler raised.
-pub fn put_back(py: Python<'_>, sent: usize, unsent: usize, dropped: u64) -> PyResult<()> {
-    log::warn!(target: LOGGER, "{}", put_back_message(sent, unsent, dropped));
+pub fn put_back(py: Python<'_>, message: &str) -> PyResult<()> {
+    log::warn!(target: LOGGER, "{message}");
     raised(py)
 }
 
@@ -78,16 +78,9 @@ pub fn put_back(py: Python<'_>, sent: usize, unsent: usize, dropped: u64) -> PyR
 /// # Errors
 ///
 /// What a logging filter or handler raised.
-pub fn put_back_with_traceback(
-    py: Python<'_>,
-    sent: usize,
-    unsent: usize,
-    dropped: u64,
-    error: PyErr,
-) -> PyResult<()> {
+pub fn put_back_with_traceback(py: Python<'_>, message: &str, error: PyErr) -> PyResult<()> {
     // `log` has no place for an exception; Python's own logger has.
     let logger = python_logger(py)?;
-    let message = put_back_message(sent, unsent, dropped);
     let exc_info = [("exc_info", error)].into_py_dict(py)?;
     logger.call_method(intern!(py, "warning"), (message,), Some(&exc_info))?;
     Ok(())
@@ -100,16 +93,19 @@ fn python_logger(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     logger.map(|logger| logger.bind(py))
 }
 
-fn put_back_message(sent: usize, unsent: usize, dropped: u64) -> String {
+/// The text of the record of a flush that `error` ended when `sent` entries were sent.
+pub fn put_back_message(error: &str, sent: usize, unsent: usize, dropped: u64) -> String {
     let entries = sent + unsent;
     let message = format!(
-        "metrics backend raised: {sent} of {entries} entries sent, {unsent} put back for the next flush"
+        "flush ended by {error}; {sent} of {entries} entries sent, {unsent} kept for the next flush"
     );
     if dropped == 0 { message } else { format!("{message}; {}", dropped_message(dropped)) }
 }
 
 fn dropped_message(dropped: u64) -> String {
-    format!("{dropped} latency samples were dropped, at most {MAX_LATENCIES} are kept")
+    format!(
+        "{dropped} latency samples dropped, as {MAX_LATENCIES} were waiting; every delivery is counted"
+    )
 }
 
 /// The exception that logging left set, if any: `log` can't return it, and a function that returns

@@ -15,6 +15,7 @@ use crate::arguments;
 use crate::buffer::Buffer;
 use crate::fork::AtFork;
 use crate::lock::Shared;
+use crate::stats;
 use crate::sums::{OutOfRange, Sums, Total};
 use crate::totals;
 
@@ -91,7 +92,7 @@ impl MetricsBuffer {
             Some(metrics) => metrics,
             None => py.import("arroyo.utils.metrics")?.call_method0("get_metrics")?,
         };
-        let buffer = Buffer::new(py, shards(py)?, flush_interval, clock)?;
+        let buffer = Buffer::new(py, &stats::CONSUMER, shards(py)?, flush_interval, clock)?;
         self.buffer
             .set(buffer)
             .map_err(|_| PyRuntimeError::new_err("MetricsBuffer is initialised already"))?;

@@ -28,6 +28,11 @@ pub trait Contents: AtFork + Default {
     fn dropped(&self) -> u64 {
         0
     }
+
+    /// How many of them nobody has asked for here yet.
+    fn take_newly_dropped(&mut self) -> u64 {
+        0
+    }
 }
 
 /// Contents that several threads add to, that any of them may take, and that it may put back.

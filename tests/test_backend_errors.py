@@ -187,7 +187,8 @@ def test_errors_can_be_logged_instead_so_that_they_stop_no_consumer(
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("arroyo_metrics_buffer", logging.WARNING)
     assert record.getMessage() == (
-        "metrics backend raised: 2 of 5 entries sent, 3 put back for the next flush"
+        "flush ended by backends.Outage: the metrics backend is down;"
+        " 2 of 5 entries sent, 3 kept for the next flush"
     )
     assert record.exc_info is not None
     assert record.exc_info[1] is backend.error

@@ -61,7 +61,8 @@ def test_a_put_back_leaves_a_warning_and_raises(caplog: pytest.LogCaptureFixture
     (record,) = caplog.records
     assert (record.name, record.levelno) == (LOGGER.name, logging.WARNING)
     assert record.getMessage() == (
-        "metrics backend raised: 1 of 3 entries sent, 2 put back for the next flush"
+        "flush ended by backends.Outage: the metrics backend is down;"
+        " 1 of 3 entries sent, 2 kept for the next flush"
     )
 
 

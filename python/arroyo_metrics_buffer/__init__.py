@@ -6,13 +6,17 @@ it or after.
 
 from ._core import MetricsBuffer, __version__
 from ._patch import Status, TargetStatus, install, install_on_import, status, uninstall
+from ._stats import BufferStats, Stats, stats
 
 __all__ = [
+    "BufferStats",
     "MetricsBuffer",
+    "Stats",
     "Status",
     "TargetStatus",
     "__version__",
     "install",
+    "stats",
     "status",
     "uninstall",
 ]

@@ -1,11 +1,11 @@
 """The compiled part of arroyo_metrics_buffer."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, final
+from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeAlias, final
 
 from typing_extensions import disjoint_base
 
-__all__ = ["DeliveryBuffer", "MetricsBuffer", "__version__", "configure"]
+__all__ = ["DeliveryBuffer", "MetricsBuffer", "__version__", "configure", "stats"]
 
 __version__: str
 
@@ -185,4 +185,13 @@ def configure(
     Raises:
         TypeError: `clock` is not callable.
         ValueError: `on_backend_error` is neither "raise" nor "log".
+    """
+
+_Fields: TypeAlias = tuple[int, int, int, int, int, str | None, float | None]
+
+def stats() -> tuple[_Fields, _Fields]:
+    """Tell what the buffers of this process have done so far. Safe to call from any thread.
+
+    Returns:
+        For the consumer's and for the producer's buffers, the fields of `BufferStats`.
     """

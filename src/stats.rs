@@ -1,0 +1,83 @@
+//! What the buffers of this process have done so far.
+//!
+//! Counted once a flush, so that a call costs nothing more.
+
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use pyo3::prelude::*;
+
+use crate::fork::AtFork;
+use crate::lock::Shared;
+
+/// What the flushes of all buffers of one class have come to.
+#[derive(Clone, Default)]
+pub struct Stats {
+    /// Those that had something to send.
+    pub flushes: u64,
+    pub entries_sent: u64,
+    pub entries_put_back: u64,
+    pub samples_dropped: u64,
+    pub backend_errors: u64,
+    /// The text of the last one, and when it was raised.
+    pub last_error: Option<(String, Instant)>,
+}
+
+impl Stats {
+    /// Counts a flush that sent and put back so many entries, if there were any.
+    pub fn flushed(&mut self, sent: usize, put_back: usize, dropped: u64) {
+        self.flushes += u64::from(sent + put_back > 0);
+        self.entries_sent += sent as u64;
+        self.entries_put_back += put_back as u64;
+        self.samples_dropped += dropped;
+    }
+
+    /// Counts an error that the backend raised just now.
+    pub fn raised(&mut self, text: String) {
+        self.backend_errors += 1;
+        self.last_error = Some((text, Instant::now()));
+    }
+}
+
+impl AtFork for Stats {
+    /// The child is another process, which has done nothing yet.
+    fn after_fork_in_child(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Of all [`MetricsBuffer`](crate::metrics_buffer::MetricsBuffer)s.
+pub static CONSUMER: LazyLock<Shared<Stats>> = LazyLock::new(|| Shared::new(Stats::default()));
+/// Of all [`DeliveryBuffer`](crate::delivery_buffer::DeliveryBuffer)s.
+pub static PRODUCER: LazyLock<Shared<Stats>> = LazyLock::new(|| Shared::new(Stats::default()));
+
+/// Makes both, at import: a child that is forked while another thread makes one would wait for it.
+pub fn install() {
+    LazyLock::force(&CONSUMER);
+    LazyLock::force(&PRODUCER);
+}
+
+type Fields = (u64, u64, u64, u64, u64, Option<String>, Option<f64>);
+
+/// Tell what the buffers of this process have done so far. Safe to call from any thread.
+///
+/// Returns:
+///     For the consumer's and for the producer's buffers, the fields of `BufferStats`.
+#[pyfunction]
+pub fn stats() -> (Fields, Fields) {
+    (fields(&CONSUMER), fields(&PRODUCER))
+}
+
+fn fields(stats: &Shared<Stats>) -> Fields {
+    let stats = stats.lock().clone();
+    let (text, raised) = stats.last_error.unzip();
+    (
+        stats.flushes,
+        stats.entries_sent,
+        stats.entries_put_back,
+        stats.samples_dropped,
+        stats.backend_errors,
+        text,
+        raised.map(|raised| raised.elapsed().as_secs_f64()),
+    )
+}
