@@ -244,7 +244,10 @@ def test_a_string_that_changed_is_a_change_too(cls: Any, monkeypatch: pytest.Mon
     ("other", "reason"),
     [
         (confluent_kafka.Producer, "this arroyo uses confluent_kafka's own, which has no metrics"),
-        (None, f"{MODULE} has no ConfluentProducer"),
+        (
+            None,
+            f"{MODULE} has no ConfluentProducer; look for a newer release of arroyo-metrics-buffer",
+        ),
     ],
 )
 def test_where_there_is_nothing_to_patch_status_says_so(

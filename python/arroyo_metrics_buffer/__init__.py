@@ -5,11 +5,13 @@ it or after.
 """
 
 from ._core import MetricsBuffer, __version__
-from ._patch import Status, TargetStatus, install, install_on_import, status, uninstall
+from ._patch import install, install_on_import, status, uninstall
 from ._stats import BufferStats, Stats, stats
+from ._status import Environment, Status, TargetStatus
 
 __all__ = [
     "BufferStats",
+    "Environment",
     "MetricsBuffer",
     "Stats",
     "Status",

@@ -14,44 +14,16 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
 
 from wrapt import register_post_import_hook
 
 from ._core import configure
-from ._targets import TARGETS, Patch, State, Target
+from ._status import Status, TargetStatus, count_objects, environment
+from ._targets import TARGETS, Finding, Patch, Target
 
 _logger = logging.getLogger("arroyo_metrics_buffer")
-
-
-@dataclass(frozen=True)
-class TargetStatus:
-    """Whether one class of arroyo is replaced.
-
-    Attributes:
-        name: The class, as ``module.Class``.
-        state: ``patched``; ``waiting`` for its module to be imported; ``missing``, if arroyo or the
-            class is not there, or buffers nothing; ``unknown``, if the class is none that this
-            package can replace; ``disabled``, if this package is not installed.
-        reason: Why, in words.
-    """
-
-    name: str
-    state: State
-    reason: str
-
-
-@dataclass(frozen=True)
-class Status:
-    """Whether arroyo's buffers are replaced, at the moment of asking.
-
-    Attributes:
-        targets: One entry per class of arroyo that this package replaces.
-    """
-
-    targets: tuple[TargetStatus, ...]
 
 
 # Guards the four below, and arroyo's classes while they change. Nothing is imported and nothing
@@ -61,7 +33,7 @@ _lock = threading.RLock()
 _disabled: str | None = "install() was not called"
 _hooked = False
 _patches: dict[Target, Patch] = {}
-_reported: dict[Target, TargetStatus] = {}
+_reported: dict[Target, Finding] = {}
 
 
 def _renew_lock() -> None:
@@ -100,8 +72,13 @@ def install(
         TypeError: ``clock`` is not callable.
         ValueError: ``on_backend_error`` is neither ``"raise"`` nor ``"log"``.
     """
-    global _disabled, _hooked
     configure(clock=clock, on_backend_error=on_backend_error)
+    _install()
+    return status()
+
+
+def _install() -> None:
+    global _disabled, _hooked
     with _lock:
         _disabled = None
         hooked, _hooked = _hooked, True
@@ -111,7 +88,6 @@ def install(
         if target.module in sys.modules:
             _patch(target)
         _report(target)
-    return status()
 
 
 def uninstall() -> Status:
@@ -138,8 +114,12 @@ def uninstall() -> Status:
 
 
 def status() -> Status:
-    """Tell which of arroyo's classes are replaced at this moment. May be called from any thread."""
-    return Status(tuple(map(_status, TARGETS)))
+    """Tell which of arroyo's classes are replaced at this moment.
+
+    May be called from any thread. Once arroyo is imported, it looks for buffers of arroyo's own
+    among all objects of the process, which takes some 10 ms for a million.
+    """
+    return Status(tuple(map(_status, TARGETS)), environment())
 
 
 def install_on_import() -> None:
@@ -148,7 +128,7 @@ def install_on_import() -> None:
     if os.environ.get("ARROYO_METRICS_BUFFER_DISABLE") == "1":
         _disabled = "ARROYO_METRICS_BUFFER_DISABLE=1 was set when the package was imported"
     else:
-        install()
+        _install()
 
 
 def _hook(target: Target) -> Callable[[ModuleType], None]:
@@ -166,47 +146,63 @@ def _patch(target: Target) -> None:
     with suppress(ImportError):
         module = importlib.import_module(target.module)
         with _lock:
-            state, _ = target.judge(getattr(module, target.attribute, None))
-            if _disabled is None and state == "waiting":
+            found = target.judge(getattr(module, target.attribute, None))
+            if _disabled is None and found.state == "waiting":
                 _patches[target] = patch = target.patch(module)
                 patch.apply()
 
 
 def _status(target: Target) -> TargetStatus:
-    state, reason = _state(target)
-    return TargetStatus(target.name, state, reason)
+    found = _find(target)
+    with _lock:
+        patch = _patches.get(target)
+        changes = patch.changes() if patch else []
+        arroyos = target.arroyos_own(sys.modules.get(target.module), patch)
+    unpatched = sum(map(count_objects, arroyos))
+    return TargetStatus(
+        name=target.name,
+        state=found.state,
+        reason=found.reason,
+        changes=tuple(change.text for change in changes),
+        unpatched=unpatched,
+        protected=found.is_protected
+        and all(change.is_extension for change in changes)
+        and not unpatched,
+    )
 
 
-def _state(target: Target) -> tuple[State, str]:
+def _find(target: Target) -> Finding:
     if (disabled := _disabled) is not None:
-        return "disabled", disabled
+        return Finding("disabled", disabled, is_protected=False)
     module = sys.modules.get(target.module)
     if module is None:
-        return _state_before_import(target)
+        return _find_before_import(target)
     with _lock:
         return target.judge(getattr(module, target.attribute, None))
 
 
-def _state_before_import(target: Target) -> tuple[State, str]:
+def _find_before_import(target: Target) -> Finding:
     package = target.module.partition(".")[0]
     if not _can_be_imported(package):
-        return "missing", f"{package} is not installed"
-    return "waiting", f"{target.module} is not imported yet"
+        return Finding("missing", f"{package} is not installed", is_protected=False)
+    return Finding("waiting", f"{target.module} is not imported yet", is_protected=True)
 
 
 def _report(target: Target) -> None:
     """Log what has become of a target, once."""
-    now = _status(target)
+    found = _find(target)
     with _lock:
-        if _reported.get(target) == now:
+        if _reported.get(target) == found:
             return
-        _reported[target] = now
+        _reported[target] = found
     # A logging filter may raise, which must fail neither this package's import nor arroyo's.
     with suppress(Exception):
-        if now.state == "patched":
-            _logger.info("%s is patched: %s", now.name, now.reason)
-        elif now.state in ("missing", "unknown"):
-            _logger.warning("%s is not patched: %s", now.name, now.reason)
+        if found.state == "patched":
+            _logger.info("%s is patched: %s", target.name, found.reason)
+        elif found.state == "missing" and found.is_protected:
+            _logger.info("%s needs no patch: %s", target.name, found.reason)
+        elif found.state in ("missing", "unknown"):
+            _logger.warning("%s is not patched: %s", target.name, found.reason)
 
 
 def _can_be_imported(package: str) -> bool:

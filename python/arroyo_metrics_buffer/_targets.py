@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from . import _older, _producer, _shape
 from ._core import MetricsBuffer
 
 State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
+
+NEWER = "look for a newer release of arroyo-metrics-buffer"
+METHODS = ("incr_timing", "incr_counter", "flush")
+"""Of a buffer: what its safety depends on."""
+
+
+class Finding(NamedTuple):
+    """What has become of a target."""
+
+    state: State
+    reason: str
+    """In words."""
+    is_protected: bool
+    """Whether no buffer that is made from now on loses anything."""
+
+
+class Change(NamedTuple):
+    """Something else than this package's that is in its place now."""
+
+    text: str
+    is_extension: bool
+    """Whether it is known to call what it replaced: a wrapper of it, or a subclass."""
 
 
 class Patch:
@@ -22,13 +45,19 @@ class Patch:
         self,
         owner: object,
         attributes: dict[str, Any],
+        *,
+        methods_of: type | None = None,
         clean_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._owner = owner
         self._attributes = attributes
         self.clean_up = clean_up
         """Has to be called after ``revert()``."""
-        self._originals = {name: vars(owner)[name] for name in attributes}
+        self.originals = {name: vars(owner)[name] for name in attributes}
+        self._watched = [(owner, name, value) for name, value in attributes.items()]
+        """Whose, its name, and what this package put there or found there."""
+        for name in METHODS if methods_of else ():
+            self._watched.append((methods_of, name, inspect.getattr_static(methods_of, name)))
 
     def apply(self) -> None:
         """Replace them."""
@@ -39,7 +68,19 @@ class Patch:
         """Put back what nobody else has replaced meanwhile."""
         for name, value in self._attributes.items():
             if vars(self._owner).get(name) is value:
-                setattr(self._owner, name, self._originals[name])
+                setattr(self._owner, name, self.originals[name])
+
+    def changes(self) -> list[Change]:
+        """What somebody else has replaced since, the methods of ``methods_of`` included."""
+        in_place = [
+            (owner, name, ours, inspect.getattr_static(owner, name, None))
+            for owner, name, ours in self._watched
+        ]
+        return [
+            Change(f"{_name(owner)}.{name} is {_name(theirs)}", _extends(theirs, ours))
+            for owner, name, ours, theirs in in_place
+            if theirs is not ours
+        ]
 
 
 class Target(ABC):
@@ -55,23 +96,27 @@ class Target(ABC):
         """The class, as ``module.Class``."""
         return f"{self.module}.{self.attribute}"
 
-    def judge(self, current: object) -> tuple[State, str]:
-        """The state of what the name stands for now, and the reason in words.
-
-        ``waiting`` means that it can be patched.
-        """
+    def judge(self, current: object) -> Finding:
+        """Find out what the name stands for now. ``waiting`` means that it can be patched."""
         if current is None:
-            return "missing", f"{self.module} has no {self.attribute}"
+            reason = f"{self.module} has no {self.attribute}; {NEWER}"
+            return Finding("missing", reason, is_protected=False)
         if (protection := self.protection(current)) is not None:
-            return "patched", protection
+            return Finding("patched", protection, is_protected=True)
         differences = [_shape.difference(current, shape) for shape in self.shapes]
         if None in differences:
-            return "waiting", f"{self.module} was imported anew, call install() to patch it"
-        return "unknown", f"{self.name} is left alone: {differences[0]}"
+            reason = f"{self.module} was imported anew, call install() to patch it"
+            return Finding("waiting", reason, is_protected=False)
+        reason = f"it is none that this release knows: {differences[0]}; {NEWER}"
+        return Finding("unknown", reason, is_protected=False)
 
     @abstractmethod
     def protection(self, current: object) -> str | None:
         """How the class is patched, in words; None if it is not."""
+
+    @abstractmethod
+    def arroyos_own(self, module: ModuleType | None, patch: Patch | None, /) -> Iterator[type]:
+        """The classes of arroyo whose objects lose metrics, as far as they were imported."""
 
     @abstractmethod
     def patch(self, module: ModuleType) -> Patch:
@@ -98,10 +143,18 @@ class MetricsBufferTarget(Target):
             return f"arroyo uses {current.__module__}.{current.__qualname__}"
         return None
 
+    def arroyos_own(self, module: ModuleType | None, patch: Patch | None, /) -> Iterator[type]:
+        classes = [patch.originals[self.attribute]] if patch else []
+        classes.append(getattr(module, self.attribute, None))
+        for each in dict.fromkeys(classes):  # not twice, where the patch was undone by others
+            if isinstance(each, type) and self.protection(each) is None:
+                yield each
+
     def patch(self, module: ModuleType) -> Patch:
         arroyos = vars(module)[self.attribute]
         known = (base for shape, base in self.bases if not _shape.difference(arroyos, shape))
-        return Patch(module, {self.attribute: _older.replacement(arroyos, next(known))})
+        ours = _older.replacement(arroyos, next(known))
+        return Patch(module, {self.attribute: ours}, methods_of=ours)
 
 
 class ConfluentProducerTarget(Target):
@@ -111,13 +164,15 @@ class ConfluentProducerTarget(Target):
     attribute = "ConfluentProducer"
     shapes = (_shape.PRODUCER_2_40_3, _shape.PRODUCER_2_38_5, _shape.PRODUCER_2_31_2)
 
-    def judge(self, current: object) -> tuple[State, str]:
+    def judge(self, current: object) -> Finding:
         confluent_kafka = sys.modules.get("confluent_kafka")
         if current and current is getattr(confluent_kafka, "Producer", None):
-            return "missing", "this arroyo uses confluent_kafka's own, which has no metrics"
+            reason = "this arroyo uses confluent_kafka's own, which has no metrics"
+            return Finding("missing", reason, is_protected=True)
         for shape in _shape.PRODUCER_2_31_1, _shape.PRODUCER_2_31_0:
             if _shape.difference(current, shape) is None:
-                return "missing", "this arroyo's sends every metric at once and buffers nothing"
+                reason = "this arroyo's sends every metric at once and buffers nothing"
+                return Finding("missing", reason, is_protected=True)
         return super().judge(current)
 
     def protection(self, current: object) -> str | None:
@@ -125,9 +180,32 @@ class ConfluentProducerTarget(Target):
             return "its metrics methods are arroyo_metrics_buffer's"
         return None
 
+    def arroyos_own(self, module: ModuleType | None, _patch: Patch | None, /) -> Iterator[type]:
+        # A class that is patched has no others: its objects are patched with it.
+        current = getattr(module, self.attribute, None)
+        if isinstance(current, type) and not self.judge(current).is_protected:
+            yield current
+
     def patch(self, module: ModuleType) -> Patch:
         cls = vars(module)[self.attribute]
-        return Patch(cls, _producer.methods(module, cls), partial(_producer.hand_back, cls))
+        methods = _producer.methods(module, cls)
+        return Patch(cls, methods, clean_up=partial(_producer.hand_back, cls))
 
 
 TARGETS = (MetricsBufferTarget(), ConfluentProducerTarget())
+
+
+def _extends(theirs: object, ours: object) -> bool:
+    if isinstance(theirs, type) and isinstance(ours, type):
+        return issubclass(theirs, ours)
+    try:
+        return inspect.unwrap(theirs) is ours  # type: ignore[arg-type]
+    except ValueError:  # it wraps itself
+        return False
+
+
+def _name(thing: object) -> str:
+    if isinstance(thing, ModuleType):
+        return thing.__name__
+    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    return f"{module}.{name}" if module and name else f"an object of {_name(type(thing))}"

@@ -1,0 +1,111 @@
+"""What is said of this package in a process."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import platform
+import sys
+from dataclasses import dataclass
+
+from ._core import __version__
+from ._targets import State
+
+
+@dataclass(frozen=True)
+class TargetStatus:
+    """Whether one class of arroyo is replaced.
+
+    Attributes:
+        name: The class, as ``module.Class``.
+        state: ``patched``; ``waiting`` for its module to be imported; ``missing``, if arroyo or the
+            class is not there, or buffers nothing; ``unknown``, if the class is none that this
+            package can replace; ``disabled``, if this package is not installed.
+        reason: Why, in words.
+        changes: What something else has put in the place of this package's class or methods since
+            they were, each in words: another patch, a wrapper, a subclass.
+        unpatched: How many buffers of arroyo's own class are alive. They were made before it was
+            patched, and stay as they are.
+        protected: Whether this class of arroyo's can lose nothing in this process: it is patched or
+            has nothing to patch, what has changed since extends this package's, and there is no
+            buffer of arroyo's own. A class that is not imported yet is protected so far.
+    """
+
+    name: str
+    state: State
+    reason: str
+    changes: tuple[str, ...]
+    unpatched: int
+    protected: bool
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What this process runs on.
+
+    Attributes:
+        arroyo_metrics_buffer: The version of this package.
+        arroyo: The version of sentry-arroyo, or None if there is none.
+        confluent_kafka: The version of confluent-kafka, or None if there is none.
+        python: The implementation and its version.
+        gil: Whether the interpreter has its global lock on.
+        platform: The operating system and the processor.
+    """
+
+    arroyo_metrics_buffer: str
+    arroyo: str | None
+    confluent_kafka: str | None
+    python: str
+    gil: bool
+    platform: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether arroyo's buffers are replaced, at the moment of asking.
+
+    Attributes:
+        targets: One entry per class of arroyo that this package replaces.
+        environment: What this process runs on.
+    """
+
+    targets: tuple[TargetStatus, ...]
+    environment: Environment
+
+    @property
+    def protected(self) -> bool:
+        """Whether all targets are protected: what an application may assert when it starts."""
+        return all(target.protected for target in self.targets)
+
+
+def environment() -> Environment:
+    """Ask the interpreter, and the metadata of the distributions."""
+    return Environment(
+        arroyo_metrics_buffer=__version__,
+        arroyo=_version("sentry-arroyo"),
+        confluent_kafka=_version("confluent-kafka"),
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        gil=getattr(sys, "_is_gil_enabled", lambda: True)(),  # new in Python 3.13
+        platform=platform.platform(),
+    )
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def count_objects(cls: type) -> int:
+    """How many objects there are of a class and of its subclasses.
+
+    It looks at every object that the garbage collector knows.
+    """
+    classes: list[type] = [cls]
+    for known in classes:
+        subclasses: list[type] = type.__subclasses__(known)
+        classes += (each for each in subclasses if each not in classes)
+    # Unlike gc.get_objects(), this hands out no tuple that another thread is in the middle of
+    # making, which it could then not finish (CPython issue 39117): only what refers to the classes.
+    return sum(type(each) in classes for each in gc.get_referrers(*classes))

@@ -1,0 +1,213 @@
+"""What status() knows of a process: its patches, others' patches, and buffers of arroyo's own."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import importlib.metadata
+import sys
+from typing import Any
+from unittest import mock
+
+import pytest
+import wrapt
+from arroyo.backends.kafka import consumer as arroyo_consumer
+from arroyo.processing import processor as arroyo_processor
+
+import arroyo_metrics_buffer
+from alone import alone
+from arroyo_metrics_buffer import MetricsBuffer, TargetStatus, status
+
+processor: Any = arroyo_processor
+consumer: Any = arroyo_consumer
+
+
+def of_buffer() -> TargetStatus:
+    return status().targets[0]
+
+
+def of_producer() -> TargetStatus:
+    return status().targets[1]
+
+
+class Unrelated:
+    """What somebody else puts in the place of a class."""
+
+
+def test_a_process_whose_classes_are_patched_is_protected() -> None:
+    gc.collect()
+    for target in status().targets:
+        assert (target.state, target.changes, target.unpatched) == ("patched", (), 0)
+        assert target.protected
+    assert status().protected
+
+
+def test_a_process_that_is_not_installed_is_not_protected() -> None:
+    arroyo_metrics_buffer.uninstall()
+    assert [target.protected for target in status().targets] == [False, False]
+    assert not status().protected
+
+
+def test_what_it_runs_on_is_told() -> None:
+    environment = status().environment
+    version = importlib.metadata.version
+    assert environment.arroyo_metrics_buffer == arroyo_metrics_buffer.__version__
+    assert environment.arroyo == version("sentry-arroyo")
+    assert environment.confluent_kafka == version("confluent-kafka")
+    assert environment.python == f"CPython {sys.version.partition(' ')[0]}"
+    assert environment.gil is (not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled())
+    assert sys.platform in environment.platform.lower()
+
+
+def test_a_distribution_that_is_not_there_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    environment = status().environment
+    assert (environment.arroyo, environment.confluent_kafka) == (None, None)
+
+
+# What else has patched the class
+
+
+def test_a_class_that_somebody_else_put_in_place_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "MetricsBuffer", Unrelated)
+    target = of_buffer()
+    assert target.state == "unknown"
+    assert target.changes == ("arroyo.processing.processor.MetricsBuffer is test_status.Unrelated",)
+    assert not target.protected
+
+
+def test_an_object_that_is_no_class_is_told_by_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "MetricsBuffer", mock.Mock())
+    (change,) = of_buffer().changes
+    assert change.endswith("MetricsBuffer is an object of unittest.mock.Mock")
+
+
+def test_a_subclass_that_somebody_else_put_in_place_is_told_and_protects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Extended(MetricsBuffer):
+        pass
+
+    monkeypatch.setattr(processor, "MetricsBuffer", Extended)
+    target = of_buffer()
+    assert target.state == "patched"
+    (change,) = target.changes
+    assert change.endswith("Extended")
+    assert target.protected
+
+
+@pytest.mark.parametrize("method", ["incr_counter", "incr_timing", "flush"])
+def test_a_method_that_somebody_else_replaced_is_told_and_protects_no_more(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def theirs(*_: object) -> None: ...
+
+    monkeypatch.setattr(MetricsBuffer, method, theirs)
+    target = of_buffer()
+    assert target.state == "patched"
+    (change,) = target.changes
+    assert change.startswith(f"arroyo_metrics_buffer.MetricsBuffer.{method} is test_status.test_a_")
+    assert not target.protected
+    assert not status().protected
+
+
+def with_functools(ours: Any) -> Any:
+    @functools.wraps(ours)
+    def traced(*arguments: Any) -> Any:
+        return ours(*arguments)
+
+    return traced
+
+
+def with_wrapt(ours: Any) -> Any:
+    return wrapt.FunctionWrapper(
+        ours, lambda wrapped, _self, args, kwargs: wrapped(*args, **kwargs)
+    )
+
+
+@pytest.mark.parametrize("wrap", [with_functools, with_wrapt])
+def test_a_method_that_somebody_else_wrapped_is_told_and_protects(
+    wrap: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MetricsBuffer, "flush", wrap(vars(MetricsBuffer)["flush"]))
+    monkeypatch.setattr(consumer.ConfluentProducer, "flush", wrap(consumer.ConfluentProducer.flush))
+    for target in status().targets:
+        assert len(target.changes) == 1
+        assert target.protected
+
+
+def test_a_method_that_wraps_itself_protects_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def theirs(*_: object) -> None: ...
+
+    theirs.__wrapped__ = theirs  # type: ignore[attr-defined]
+    monkeypatch.setattr(MetricsBuffer, "flush", theirs)
+    assert not of_buffer().protected
+
+
+def test_a_method_of_the_producer_that_somebody_else_replaced_is_told_and_protects_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def theirs(*_: object) -> None: ...
+
+    callback = "_ConfluentProducer__metrics_delivery_callback"
+    monkeypatch.setattr(consumer.ConfluentProducer, callback, theirs)
+    target = of_producer()
+    assert target.state == "patched"
+    (change,) = target.changes
+    assert change.startswith(f"arroyo.backends.kafka.consumer.ConfluentProducer.{callback} is ")
+    assert not target.protected
+
+
+# Buffers of arroyo's own
+
+
+def test_buffers_that_were_made_before_the_patch_are_counted_until_they_are_gone(
+    upstream: type,
+) -> None:
+    class Extended(upstream):  # type: ignore[misc]
+        pass
+
+    gc.collect()
+    before = of_buffer().unpatched
+    buffers = [upstream(), upstream(), Extended()]
+    target = of_buffer()
+    assert target.unpatched == before + 3
+    assert target.state == "patched"
+    assert not target.protected
+    buffers.clear()
+    gc.collect()
+    assert of_buffer().unpatched == before
+
+
+def test_the_packages_own_buffers_are_not_counted() -> None:
+    gc.collect()
+    buffers = [MetricsBuffer(), processor.MetricsBuffer()]
+    assert of_buffer().unpatched == 0
+    assert len(buffers) == 2
+
+
+def test_producers_are_counted_while_their_class_is_not_patched() -> None:
+    gc.collect()
+    producer = consumer.ConfluentProducer({"log_level": 0})
+    assert of_producer().unpatched == 0
+    arroyo_metrics_buffer.uninstall()
+    assert of_producer().unpatched == 1
+    arroyo_metrics_buffer.install()
+    assert of_producer().unpatched == 0
+    assert producer
+
+
+def test_a_processor_that_was_made_before_the_import_is_told() -> None:
+    processor_before_import()
+
+
+@alone
+def processor_before_import() -> None:
+    from arroyo.processing.processor import StreamProcessor  # noqa: PLC0415
+    from arroyo.types import Topic  # noqa: PLC0415
+
+    arroyo_metrics_buffer.uninstall()
+    made: Any = StreamProcessor(mock.Mock(), Topic("t"), mock.Mock())
+    arroyo_metrics_buffer.install()
+    assert (of_buffer().unpatched, of_buffer().protected) == (1, False)
+    assert made
