@@ -17,10 +17,16 @@ class Unusable(Exception):  # noqa: N818 - what a release is, not what a program
     """A release can't be installed, or not be imported on this Python."""
 
 
-def drive(version: str) -> dict[str, Any]:
-    """What the targets do under a release: see ``release.py``."""
+def folder(version: str) -> Path:
+    """Where a release is."""
     release = RELEASES / version
     assert release.is_dir(), f"{release} is missing: make releases"
+    return release
+
+
+def drive(version: str) -> dict[str, Any]:
+    """What the targets do under a release: see ``release.py``."""
+    release = folder(version)
     path = [str(release), *filter(None, [os.environ.get("PYTHONPATH")])]
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", PROGRAM],

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from . import _older, _producer, _shape
@@ -16,8 +16,6 @@ from ._core import MetricsBuffer
 State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
 
 NEWER = "look for a newer release of arroyo-metrics-buffer"
-METHODS = ("incr_timing", "incr_counter", "flush")
-"""Of a buffer: what its safety depends on."""
 
 
 class Finding(NamedTuple):
@@ -28,6 +26,14 @@ class Finding(NamedTuple):
     """In words."""
     is_protected: bool
     """Whether no buffer that is made from now on loses anything."""
+
+
+class Attribute(NamedTuple):
+    """What an attribute has to be for this package to do its work."""
+
+    owner: object
+    name: str
+    value: object
 
 
 class Change(NamedTuple):
@@ -46,7 +52,7 @@ class Patch:
         owner: object,
         attributes: dict[str, Any],
         *,
-        methods_of: type | None = None,
+        watched: Iterable[Attribute] = (),
         clean_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._owner = owner
@@ -54,10 +60,8 @@ class Patch:
         self.clean_up = clean_up
         """Has to be called after ``revert()``."""
         self.originals = {name: vars(owner)[name] for name in attributes}
-        self._watched = [(owner, name, value) for name, value in attributes.items()]
-        """Whose, its name, and what this package put there or found there."""
-        for name in METHODS if methods_of else ():
-            self._watched.append((methods_of, name, inspect.getattr_static(methods_of, name)))
+        replaced = (Attribute(owner, name, value) for name, value in attributes.items())
+        self._watched = (*replaced, *watched)
 
     def apply(self) -> None:
         """Replace them."""
@@ -71,15 +75,11 @@ class Patch:
                 setattr(self._owner, name, self.originals[name])
 
     def changes(self) -> list[Change]:
-        """What somebody else has replaced since, the methods of ``methods_of`` included."""
-        in_place = [
-            (owner, name, ours, inspect.getattr_static(owner, name, None))
-            for owner, name, ours in self._watched
-        ]
+        """What somebody else has replaced, of these and of what else is watched."""
         return [
             Change(f"{_name(owner)}.{name} is {_name(theirs)}", _extends(theirs, ours))
-            for owner, name, ours, theirs in in_place
-            if theirs is not ours
+            for owner, name, ours in self._watched
+            if (theirs := inspect.getattr_static(owner, name, None)) is not ours
         ]
 
 
@@ -123,6 +123,11 @@ class Target(ABC):
         """The patch for the class that is in the module now."""
 
 
+def methods_of(cls: type) -> list[Attribute]:
+    names = ("incr_timing", "incr_counter", "flush")
+    return [Attribute(cls, name, inspect.getattr_static(cls, name)) for name in names]
+
+
 class MetricsBufferTarget(Target):
     """The name is given to another class: buffers that are made afterwards are that class's."""
 
@@ -137,6 +142,8 @@ class MetricsBufferTarget(Target):
         (_shape.METRICS_BUFFER_1_1_0, _older.OfTimers),
     )
     shapes = tuple(shape for shape, _ in bases)
+    # Those that a buffer's safety depends on, as they are before anyone else can patch them.
+    methods = MappingProxyType({base: methods_of(base) for _, base in bases})
 
     def protection(self, current: object) -> str | None:
         if isinstance(current, type) and issubclass(current, MetricsBuffer):
@@ -153,8 +160,9 @@ class MetricsBufferTarget(Target):
     def patch(self, module: ModuleType) -> Patch:
         arroyos = vars(module)[self.attribute]
         known = (base for shape, base in self.bases if not _shape.difference(arroyos, shape))
-        ours = _older.replacement(arroyos, next(known))
-        return Patch(module, {self.attribute: ours}, methods_of=ours)
+        base = next(known)
+        ours = _older.replacement(arroyos, base)
+        return Patch(module, {self.attribute: ours}, watched=self.methods[base])
 
 
 class ConfluentProducerTarget(Target):

@@ -1,0 +1,233 @@
+"""Whether arroyo's buffers are protected in this environment, and how anyone can tell."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import logging
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from . import BufferStats, MetricsBuffer, Status, TargetStatus, stats, status
+
+__all__ = ["doctor"]
+
+VERDICTS = {
+    True: "Every buffer of this arroyo is protected.\n",
+    False: "NOT every buffer of this arroyo is protected: what is above says why.\n",
+}
+NO_ARROYO = f"There is no arroyo for {sys.executable}.\n"
+
+
+def doctor(*, as_json: bool) -> int:
+    """Import what is to be patched, look at it, try it, and print what was found.
+
+    Args:
+        as_json: Print JSON instead of text.
+
+    Returns:
+        The exit status: 0 if every buffered class of arroyo is protected, 1 if not, 2 if there is
+        no arroyo.
+    """
+    # What the package would log is printed below.
+    logging.getLogger("arroyo_metrics_buffer").addHandler(logging.NullHandler())
+    has_arroyo = importlib.util.find_spec("arroyo") is not None
+    errors = import_targets() if has_arroyo else []
+    now = status()
+    check = self_check(patched) if (patched := class_in_place()) else None
+    protected = now.protected and not errors and check is not None and check.is_exact()
+    if as_json:
+        facts = {
+            "protected": protected,
+            **asdict(now),
+            "errors": errors,
+            "self_check": asdict(check) if check else None,
+            "stats": asdict(stats()),
+        }
+        sys.stdout.write(json.dumps(facts, indent=1) + "\n")
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in text(now, errors, check))
+        sys.stdout.write(VERDICTS[protected] if has_arroyo else NO_ARROYO)
+    if not has_arroyo:
+        return 2
+    return 0 if protected else 1
+
+
+def import_targets() -> list[str]:
+    """Have the modules imported that a consumer imports, and return what keeps them from it."""
+    errors: list[str] = []
+    for target in status().targets:
+        module = target.name.rpartition(".")[0]
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001 - whatever a module raises
+            errors.append(f"{module} can't be imported: {type(error).__name__}: {error}")
+    return errors
+
+
+def class_in_place() -> type[MetricsBuffer] | None:
+    """What a processor would make its buffer from, if that is this package's."""
+    cls = getattr(sys.modules.get("arroyo.processing.processor"), "MetricsBuffer", None)
+    return cls if isinstance(cls, type) and issubclass(cls, MetricsBuffer) else None
+
+
+def text(now: Status, errors: list[str], check: SelfCheck | None) -> Iterator[str]:
+    """The lines that a person reads."""
+    environment = now.environment
+    yield (
+        f"arroyo-metrics-buffer {environment.arroyo_metrics_buffer},"
+        f" sentry-arroyo {environment.arroyo or '(none)'},"
+        f" confluent-kafka {environment.confluent_kafka or '(none)'}"
+    )
+    gil = "with the GIL" if environment.gil else "without the GIL"
+    yield f"{environment.python} {gil}, {environment.platform}"
+    for target in now.targets:
+        yield ""
+        yield from text_of_target(target)
+    yield ""
+    yield from errors
+    yield f"self-check: {check or 'not run, since there is nothing of this package to try'}"
+    done = stats()
+    yield f"stats of consumers: {text_of_stats(done.consumer)}"
+    yield f"stats of producers: {text_of_stats(done.producer)}"
+    yield ""
+
+
+def text_of_target(target: TargetStatus) -> Iterator[str]:
+    yield target.name
+    yield f"  {target.state}: {target.reason}"
+    yield f"  changed by others since: {', '.join(target.changes) or 'nothing'}"
+    yield f"  buffers of arroyo's own alive: {target.unpatched}"
+    yield f"  protected: {'yes' if target.protected else 'NO'}"
+
+
+def text_of_stats(done: BufferStats) -> str:
+    last = ""
+    if done.last_backend_error is not None:
+        last = f", {done.seconds_since_last_backend_error:.0f} s ago {done.last_backend_error}"
+    return (
+        f"{done.flushes:,} flushes, {done.entries_sent:,} entries sent,"
+        f" {done.entries_put_back:,} put back,"
+        f" {done.samples_dropped:,} samples dropped, {done.backend_errors:,} backend errors{last}"
+    )
+
+
+class Name(StrEnum):
+    """Some that arroyo uses. Members of an enum, as its older releases want them."""
+
+    RUN_COUNT = "arroyo.consumer.run.count"
+    POLL_TIME = "arroyo.consumer.poll.time"
+    PROCESSING_TIME = "arroyo.consumer.processing.time"
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """What became of increments that threads made while others flushed.
+
+    Attributes:
+        seconds: How long it took.
+        threads: How many took part.
+        flushes: How many there were.
+        made: Increments, each of 1.
+        delivered: Their sum as the backend got it.
+        errors: What was raised, in words.
+    """
+
+    seconds: float
+    threads: int
+    flushes: int
+    made: int
+    delivered: float
+    errors: tuple[str, ...]
+
+    def is_exact(self) -> bool:
+        """Whether there was no error, nothing lost and nothing counted twice."""
+        return not self.errors and self.made == self.delivered
+
+    def __str__(self) -> str:
+        outcome = "exact" if self.is_exact() else "NOT exact"
+        return ", ".join(
+            [
+                f"{self.threads} threads",
+                f"{self.made:,} increments made and {self.delivered:,.0f} delivered",
+                f"{self.flushes:,} flushes in {self.seconds:.1f} s",
+                *self.errors,
+                outcome,
+            ]
+        )
+
+
+def self_check(cls: type[MetricsBuffer], seconds: float = 0.5) -> SelfCheck:
+    """Have two threads write to a buffer and two flush it."""
+    delivered: Counter[str] = Counter()
+    made: Counter[int] = Counter()
+    errors: list[str] = []
+    lock = threading.Lock()
+    end = time.monotonic() + seconds
+
+    class Backend:
+        def increment(self, name: str, value: float) -> None:
+            with lock:
+                delivered[name] += value  # type: ignore[assignment]
+
+        timing = increment
+
+    def write() -> None:
+        count = 0
+        try:
+            while time.monotonic() < end:
+                buffer.incr_counter(Name.RUN_COUNT, 1)
+                buffer.incr_timing(Name.POLL_TIME, 1.0)
+                buffer.incr_timing(Name.PROCESSING_TIME, 1.0)
+                count += 3
+        finally:
+            made[threading.get_ident()] = count
+
+    def flush() -> None:
+        while time.monotonic() < end:
+            buffer.flush()
+
+    def guarded(job: Callable[[], None]) -> None:
+        try:
+            job()
+        except Exception as error:  # noqa: BLE001 - to be told
+            errors.append(f"{type(error).__name__}: {error}")
+
+    # As older releases' constructors want other arguments, not through cls itself.
+    buffer = MetricsBuffer.__new__(cls)
+    MetricsBuffer.__init__(buffer, Backend())
+    jobs = [write, write, flush, flush]
+    threads = [threading.Thread(target=guarded, args=(job,)) for job in jobs]
+    before, start = stats().consumer.flushes, time.monotonic()
+    with changing_places():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    guarded(buffer.flush)
+    return SelfCheck(
+        seconds=time.monotonic() - start,
+        threads=len(threads),
+        flushes=stats().consumer.flushes - before,
+        made=made.total(),
+        delivered=delivered.total(),
+        errors=tuple(errors),
+    )
+
+
+@contextmanager
+def changing_places() -> Generator[None]:
+    """Let threads take turns as often as they can."""
+    switch_interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(switch_interval)
