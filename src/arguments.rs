@@ -48,7 +48,7 @@ pub fn callable(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>
 #[cold]
 fn not_an_integer(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
     if value.is_instance_of::<PyInt>() {
-        PyOverflowError::new_err(format!("{parameter} does not fit in 64 bits"))
+        PyOverflowError::new_err(format!("{parameter} does not fit in 64 bits, nothing was added"))
     } else if has_none_of(&["__index__"], value, &error) {
         wrong_type(parameter, "an integer", value)
     } else {

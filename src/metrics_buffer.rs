@@ -93,9 +93,9 @@ impl MetricsBuffer {
             None => py.import("arroyo.utils.metrics")?.call_method0("get_metrics")?,
         };
         let buffer = Buffer::new(py, &stats::CONSUMER, shards(py)?, flush_interval, clock)?;
-        self.buffer
-            .set(buffer)
-            .map_err(|_| PyRuntimeError::new_err("MetricsBuffer is initialised already"))?;
+        self.buffer.set(buffer).map_err(|_| {
+            PyRuntimeError::new_err("MetricsBuffer.__init__() was called before, make a new buffer")
+        })?;
         self.set_metrics(metrics.unbind());
         Ok(())
     }
@@ -229,9 +229,9 @@ impl MetricsBuffer {
 impl MetricsBuffer {
     #[inline]
     pub fn buffer(&self) -> PyResult<&Buffer<Totals>> {
-        self.buffer
-            .get()
-            .ok_or_else(|| PyRuntimeError::new_err("MetricsBuffer.__init__() was not called"))
+        self.buffer.get().ok_or_else(|| {
+            PyRuntimeError::new_err("MetricsBuffer.__init__() was not called, as a subclass has to")
+        })
     }
 
     fn replace_metrics(&self, metrics: Option<Py<PyAny>>) {
@@ -263,7 +263,7 @@ pub fn flush_through_python(buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
 #[cold]
 fn out_of_range(name: &Bound<'_, PyString>) -> PyErr {
     let name = name.to_string_lossy(); // the text, where a subclass's `__str__` might raise
-    PyOverflowError::new_err(format!("counter {name} would leave 64 bits"))
+    PyOverflowError::new_err(format!("counter {name} would leave 64 bits, nothing was added"))
 }
 
 /// The text of a name, equal for two names exactly if they are equal strings. It is read without

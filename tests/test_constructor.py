@@ -141,7 +141,7 @@ def test_a_second_initialisation_is_refused_and_loses_nothing() -> None:
     backend = Recorder()
     buffer = MetricsBuffer(backend)
     buffer.incr_counter("x", 1)
-    with pytest.raises(RuntimeError, match="initialised already"):
+    with pytest.raises(RuntimeError, match="called before, make a new"):
         buffer.__init__(Recorder())  # type: ignore[misc]
     buffer.flush()
     assert backend.calls == [("increment", "x", 1)]

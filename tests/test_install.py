@@ -113,6 +113,13 @@ print(arroyo.processing.processor.MetricsBuffer)
     ]
 
 
+def test_that_it_is_turned_off_is_told_to_whoever_listens() -> None:
+    code = "import logging; logging.basicConfig(level='INFO'); import arroyo_metrics_buffer"
+    result = python(code, ARROYO_METRICS_BUFFER_DISABLE="1")
+    (record,) = result.stderr.splitlines()
+    assert record.startswith("INFO:arroyo_metrics_buffer:arroyo is left as it is: ARROYO_METRICS_")
+
+
 def test_without_arroyo_the_import_works_and_says_so_once() -> None:
     result = python(
         "import sys; sys.modules['arroyo'] = None; import arroyo_metrics_buffer" + PRINT

@@ -127,6 +127,8 @@ def install_on_import() -> None:
     global _disabled
     if os.environ.get("ARROYO_METRICS_BUFFER_DISABLE") == "1":
         _disabled = "ARROYO_METRICS_BUFFER_DISABLE=1 was set when the package was imported"
+        with suppress(Exception):  # of a logging filter, see _report()
+            _logger.info("arroyo is left as it is: %s", _disabled)
     else:
         _install()
 
