@@ -130,7 +130,7 @@ def test_deliveries_that_meet_in_a_producer_from_before_the_patch_get_one_buffer
 @pytest.mark.usefixtures("tiny_switch_interval")
 def test_producers_may_be_made_and_deliver_while_others_install_and_uninstall(cls: Any) -> None:
     def toggle() -> None:
-        for _ in range(100):
+        for _ in range(50):
             arroyo_metrics_buffer.install()
             arroyo_metrics_buffer.uninstall()
 

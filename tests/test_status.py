@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import importlib.metadata
+import subprocess
 import sys
 from typing import Any
 from unittest import mock
@@ -59,8 +60,9 @@ def test_what_it_runs_on_is_told() -> None:
     assert sys.platform in environment.platform.lower()
 
 
-def test_a_distribution_that_is_not_there_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [])
+@alone
+def test_a_distribution_that_is_not_there_has_no_version() -> None:
+    sys.path.clear()
     environment = status().environment
     assert (environment.arroyo, environment.confluent_kafka) == (None, None)
 
@@ -184,6 +186,15 @@ def test_the_packages_own_buffers_are_not_counted() -> None:
     buffers = [MetricsBuffer(), processor.MetricsBuffer()]
     assert of_buffer().unpatched == 0
     assert len(buffers) == 2
+
+
+def test_nobody_looks_for_buffers_of_a_class_that_was_patched_before_anyone_could_use_it() -> None:
+    code = """
+import gc, arroyo_metrics_buffer, arroyo.processing.processor
+gc.get_referrers = None
+assert arroyo_metrics_buffer.status().protected
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_producers_are_counted_while_their_class_is_not_patched() -> None:

@@ -84,9 +84,9 @@ def _install() -> None:
         hooked, _hooked = _hooked, True
     for target in TARGETS:
         if not hooked:
-            register_post_import_hook(_hook(target), target.module)
+            _patch_on_import(target)
         if target.module in sys.modules:
-            _patch(target)
+            _patch(target, in_use=True)
         _report(target)
 
 
@@ -116,8 +116,9 @@ def uninstall() -> Status:
 def status() -> Status:
     """Tell which of arroyo's classes are replaced at this moment.
 
-    May be called from any thread. Once arroyo is imported, it looks for buffers of arroyo's own
-    among all objects of the process, which takes some 10 ms for a million.
+    May be called from any thread. If arroyo was imported before it could be patched, this looks for
+    buffers of arroyo's own among all objects of the process: some 50 ms for a million, in which a
+    thread that needs the GIL waits.
     """
     return Status(tuple(map(_status, TARGETS)), environment())
 
@@ -133,16 +134,20 @@ def install_on_import() -> None:
         _install()
 
 
-def _hook(target: Target) -> Callable[[ModuleType], None]:
+def _patch_on_import(target: Target) -> None:
+    is_registering = True
+
     def imported(_module: ModuleType) -> None:
-        _patch(target)
+        # Called at once if the module is loaded already.
+        _patch(target, in_use=is_registering)
         _report(target)
 
-    return imported
+    register_post_import_hook(imported, target.module)
+    is_registering = False
 
 
-def _patch(target: Target) -> None:
-    """Patch a module that is loaded, or is being loaded."""
+def _patch(target: Target, *, in_use: bool) -> None:
+    """Patch a module that is loaded, or is being loaded and not in use yet."""
     # Waits if another thread is in the middle of importing it. Should that thread fail, so would
     # this import; then there is nothing to patch yet, and the hook is still in place.
     with suppress(ImportError):
@@ -150,7 +155,7 @@ def _patch(target: Target) -> None:
         with _lock:
             found = target.judge(getattr(module, target.attribute, None))
             if _disabled is None and found.state == "waiting":
-                _patches[target] = patch = target.patch(module)
+                _patches[target] = patch = target.patch(module, in_use=in_use)
                 patch.apply()
 
 

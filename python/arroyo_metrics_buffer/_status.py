@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import sys
 from dataclasses import dataclass
+from functools import cache
 
 from ._core import __version__
 from ._targets import State
@@ -78,6 +79,7 @@ class Status:
         return all(target.protected for target in self.targets)
 
 
+@cache
 def environment() -> Environment:
     """Ask the interpreter, and the metadata of the distributions."""
     return Environment(

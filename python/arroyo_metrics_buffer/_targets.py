@@ -52,6 +52,7 @@ class Patch:
         owner: object,
         attributes: dict[str, Any],
         *,
+        in_use: bool = True,
         watched: Iterable[Attribute] = (),
         clean_up: Callable[[], None] = lambda: None,
     ) -> None:
@@ -60,6 +61,8 @@ class Patch:
         self.clean_up = clean_up
         """Has to be called after ``revert()``."""
         self.originals = {name: vars(owner)[name] for name in attributes}
+        self.in_use = in_use
+        """Whether anyone may have got hold of the originals before."""
         replaced = (Attribute(owner, name, value) for name, value in attributes.items())
         self._watched = (*replaced, *watched)
 
@@ -119,8 +122,8 @@ class Target(ABC):
         """The classes of arroyo whose objects lose metrics, as far as they were imported."""
 
     @abstractmethod
-    def patch(self, module: ModuleType) -> Patch:
-        """The patch for the class that is in the module now."""
+    def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
+        """The patch for the class that is in the module now, which others may know already."""
 
 
 def methods_of(cls: type) -> list[Attribute]:
@@ -151,18 +154,18 @@ class MetricsBufferTarget(Target):
         return None
 
     def arroyos_own(self, module: ModuleType | None, patch: Patch | None, /) -> Iterator[type]:
-        classes = [patch.originals[self.attribute]] if patch else []
+        classes = [patch.originals[self.attribute]] if patch and patch.in_use else []
         classes.append(getattr(module, self.attribute, None))
         for each in dict.fromkeys(classes):  # not twice, where the patch was undone by others
             if isinstance(each, type) and self.protection(each) is None:
                 yield each
 
-    def patch(self, module: ModuleType) -> Patch:
+    def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
         arroyos = vars(module)[self.attribute]
         known = (base for shape, base in self.bases if not _shape.difference(arroyos, shape))
         base = next(known)
         ours = _older.replacement(arroyos, base)
-        return Patch(module, {self.attribute: ours}, watched=self.methods[base])
+        return Patch(module, {self.attribute: ours}, in_use=in_use, watched=self.methods[base])
 
 
 class ConfluentProducerTarget(Target):
@@ -194,10 +197,11 @@ class ConfluentProducerTarget(Target):
         if isinstance(current, type) and not self.judge(current).is_protected:
             yield current
 
-    def patch(self, module: ModuleType) -> Patch:
+    def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
         cls = vars(module)[self.attribute]
         methods = _producer.methods(module, cls)
-        return Patch(cls, methods, clean_up=partial(_producer.hand_back, cls))
+        clean_up = partial(_producer.hand_back, cls)
+        return Patch(cls, methods, in_use=in_use, clean_up=clean_up)
 
 
 TARGETS = (MetricsBufferTarget(), ConfluentProducerTarget())
