@@ -82,12 +82,13 @@ def test_demo_out_of_time_says_so() -> None:
     assert_only_progress(demo.stderr)
 
 
+@pytest.mark.parametrize("command", ["demo", "reproduce"])
 @pytest.mark.parametrize("package", ["arroyo", "confluent_kafka"])
-def test_demo_without_its_packages_says_what_to_install(package: str) -> None:
+def test_without_its_packages_a_command_says_what_to_install(package: str, command: str) -> None:
     # None in sys.modules is how Python marks a package that can't be imported.
     code = (
         f"import sys; sys.modules[{package!r}] = None;"
-        "from arroyo_metrics_buffer.cli import main; raise SystemExit(main(['demo']))"
+        f"from arroyo_metrics_buffer.cli import main; raise SystemExit(main([{command!r}]))"
     )
     demo = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

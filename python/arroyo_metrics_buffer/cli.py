@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 
@@ -58,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
             help="the race, arroyo alone beside patched, with what it loses",
             description="Lets threads write to and flush arroyo's two buffers, first arroyo's own"
             " and then this package's, each in a process of its own, and counts errors and losses."
-            " Exit status: 0 if this package had no error and lost nothing, 1 if not.",
+            " Exit status: 0 if this package had no error and lost nothing, 1 if not, 2 if there is"
+            " no class to drive, 130 after Ctrl-C.",
         )
     )
     return program
@@ -75,7 +77,7 @@ def add_reproduce(command: argparse.ArgumentParser) -> None:
         "--seconds", type=seconds, default=2.0, help="for each of four runs (%(default)s)"
     )
     command.add_argument(
-        "--threads", type=count, default=2, help="how many write, how many flush (%(default)s)"
+        "--threads", type=some, default=2, help="how many write, how many flush (%(default)s)"
     )
     command.add_argument("--json", action="store_true", help="for machines")
 
@@ -110,8 +112,14 @@ def count(text: str) -> int:
     return value
 
 
+def some(text: str) -> int:
+    if (value := count(text)) == 0:
+        raise ValueError
+    return value
+
+
 def seconds(text: str) -> float:
-    if not (value := float(text)) > 0:  # NaN is not
+    if not 0 < (value := float(text)) < math.inf:  # nor is NaN
         raise ValueError
     return value
 
@@ -147,7 +155,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
-    from .demo import demo  # noqa: PLC0415
+    from .demo._demo import demo  # noqa: PLC0415
 
     return demo(
         messages=arguments.messages,

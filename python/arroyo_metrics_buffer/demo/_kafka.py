@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
 from typing import cast
 
 from arroyo.backends.kafka import (
@@ -25,16 +23,11 @@ from arroyo.processing.strategies import (
     Produce,
 )
 from arroyo.types import BrokerValue, Commit, FilteredPayload, Partition, Topic
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
 from ._accounts import Errors
+from ._cluster import SILENT
 
-SILENT = {"log_level": 0}  # librdkafka logs emergencies only
-PARTITIONS = 4
 IN_FLIGHT = 1_000  # messages produced and not delivered yet: bounds memory, costs no throughput
-KAFKA_TIMEOUT = 10.0  # seconds for a cluster to answer when topics are made
 STOP_TIMEOUT = 30.0  # seconds for all threads to end; twice what the processor waits for deliveries
 
 # Names that arroyo writes too, so that threads meet in one sum, and names of the threads' own.
@@ -43,63 +36,6 @@ TIMERS = ("arroyo.consumer.poll.time", "arroyo.consumer.join.time", "demo.lookup
 BURST = 20  # writes to each kind between two pauses of a thread
 PAUSE = 0.002  # seconds; without pauses the messages get too little of the interpreter
 BURSTS_PER_FLUSH = 30  # fewer, and the threads would flush so often that the processor never does
-
-
-@contextmanager
-def kafka(bootstrap_servers: str | None) -> Generator[str]:
-    """The cluster to run on, as bootstrap servers."""
-    if bootstrap_servers is not None:
-        yield bootstrap_servers
-        return
-    # Real brokers as far as the protocol goes; they live as long as this producer does.
-    mock = Producer({"bootstrap.servers": "", "test.mock.num.brokers": 3, **SILENT})
-    brokers = mock.list_topics(timeout=KAFKA_TIMEOUT).brokers.values()
-    yield ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
-
-
-@contextmanager
-def topics(servers: str) -> Generator[tuple[Topic, Topic]]:
-    """A topic to copy from and one to copy to, for this run."""
-    run = uuid.uuid4().hex[:8]
-    names = [f"arroyo-demo-{run}-{role}" for role in ("source", "destination")]
-    admin = AdminClient({"bootstrap.servers": servers, **SILENT})
-    cluster = admin.list_topics(timeout=KAFKA_TIMEOUT)
-    if cluster.controller_id not in cluster.brokers:
-        # The mock cluster: it has no controller, which is who makes and deletes topics. There a
-        # topic comes into being, with 4 partitions, when it is first asked for.
-        for name in names:
-            admin.list_topics(name, timeout=KAFKA_TIMEOUT)
-        yield Topic(names[0]), Topic(names[1])
-        return
-    new = [NewTopic(name, PARTITIONS) for name in names]
-    for future in admin.create_topics(new, request_timeout=KAFKA_TIMEOUT).values():
-        future.result()
-    try:
-        await_leaders(servers, names[0])
-        yield Topic(names[0]), Topic(names[1])
-    finally:
-        for future in admin.delete_topics(names, request_timeout=KAFKA_TIMEOUT).values():
-            with suppress(KafkaException):
-                future.result()
-
-
-def await_leaders(servers: str, topic: str) -> None:
-    """Wait until every partition can tell its offsets, which takes brokers a moment.
-
-    arroyo's consumer asks for them once, and dies if there is no answer.
-    """
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": f"{topic}-probe", **SILENT})
-    deadline = time.monotonic() + KAFKA_TIMEOUT
-    waiting = [TopicPartition(topic, index) for index in range(PARTITIONS)]
-    while waiting:
-        try:
-            consumer.get_watermark_offsets(waiting[-1], timeout=KAFKA_TIMEOUT)
-            waiting.pop()
-        except KafkaException:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-    consumer.close()
 
 
 class CountingConsumer(KafkaConsumer):

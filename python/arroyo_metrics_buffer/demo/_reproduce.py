@@ -1,45 +1,65 @@
 """The defect and its absence, side by side: arroyo's buffers and this package's under threads.
 
-Each runs in a process of its own, a buffer of a processor first and then a producer on librdkafka's
-mock cluster, and everything that they are given and deliver is tallied.
+Each runs in an interpreter of its own, where ``_stress.py`` drives them.
 """
 
 from __future__ import annotations
 
 import json
+import platform
+import signal
 import subprocess
 import sys
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
-from arroyo.backends.kafka import consumer
-from arroyo.processing import processor
+from arroyo_metrics_buffer import __version__
 
-from arroyo_metrics_buffer import install, uninstall
-
-from ._accounts import Errors, Tally, balance, instrumented
-from ._kafka import SILENT, kafka
+from . import _stress
+from ._progress import Progress
 
 __all__ = ["reproduce"]
 
-NAMES = [f"reproduce.counter.{number}" for number in range(50)]
-BURST = 50  # messages between two looks at the clock
-IN_FLIGHT = 10_000  # messages; librdkafka refuses more than 100,000
+RUNS = ("arroyo alone", "patched")
+WIDTH = 100  # characters
 
 
 class Result(NamedTuple):
-    """What became of one class under threads."""
+    """What became of a class. All but the errors and the seconds are counts.
+
+    For each metric, ``made - delivered == lost - counted_twice``, and one of the latter is 0: what
+    was lost and what was counted twice of the same metric can't be told apart. These are the sums
+    over all metrics.
+    """
 
     operations: int
-    """Increments, or deliveries: each is a count and, in newer releases, a latency."""
+    """Calls of the class's methods by the threads."""
     errors: dict[str, int]
-    """How often, by text."""
+    """How many of them raised, by text."""
+    made: int
+    """Increments; of a producer deliveries and, where they are measured, their latencies."""
+    delivered: int
+    """What of that has reached the metrics backend."""
     lost: int
     counted_twice: int
     seconds: float
+
+
+class NotDriven(NamedTuple):
+    """A class of this release of arroyo that is not there or is called in another way."""
+
+    not_driven: str
+    """The reason."""
+
+
+Outcomes = dict[str, Result | NotDriven]
+"""By class."""
+
+
+class DiedError(Exception):
+    """A run ended before its results."""
 
 
 def reproduce(*, seconds: float, threads: int, as_json: bool) -> int:
@@ -51,115 +71,112 @@ def reproduce(*, seconds: float, threads: int, as_json: bool) -> int:
         as_json: Print JSON instead.
 
     Returns:
-        The exit status: 0 if there was no error and nothing lost with this package, 1 if there was.
+        The exit status: 0 if there was no error and nothing lost with this package, 1 if there was
+        or a run died, 2 if this release of arroyo has no class that can be driven.
     """
-    runs: dict[str, dict[str, Result]] = {}
-    for name, flag in (("arroyo alone", "--unpatched"), ("patched", "--patched")):
-        sys.stderr.write(f"{name}: {2 * seconds:.0f} s\n")
-        command = [sys.executable, "-m", __name__, flag, str(seconds), str(threads)]
-        output = subprocess.check_output(command)  # noqa: S603
-        runs[name] = {target: Result(**result) for target, result in json.loads(output).items()}
-    if as_json:
-        as_dicts = {n: {t: r._asdict() for t, r in run.items()} for n, run in runs.items()}
-        sys.stdout.write(json.dumps(as_dicts, indent=1) + "\n")
-    else:
-        sys.stdout.write(table(runs))
-    exact = all(not (r.errors or r.lost or r.counted_twice) for r in runs["patched"].values())
-    return 0 if exact else 1
+    runs: dict[str, Outcomes] = {}
+    try:
+        with Progress() as progress:
+            for run in RUNS:
+                runs[run] = watch(run, seconds, threads, progress)
+    except DiedError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(document(runs) if as_json else table(runs))
+    return verdict(runs["patched"])
 
 
-def table(runs: dict[str, dict[str, Result]]) -> str:
-    """A column for each class, alone and patched, and the errors' texts."""
-    columns = [(t, name, result) for name, run in runs.items() for t, result in run.items()]
-    columns.sort(key=lambda column: column[0], reverse=True)
-    rows: list[tuple[str, ...]] = [
-        ("", *(target for target, _, _ in columns)),
-        ("", *(name for _, name, _ in columns)),
-        ("operations", *(f"{r.operations:,}" for _, _, r in columns)),
-        ("errors", *(f"{sum(r.errors.values()):,}" for _, _, r in columns)),
-        ("lost", *(f"{r.lost:,}" for _, _, r in columns)),
-        ("counted twice", *(f"{r.counted_twice:,}" for _, _, r in columns)),
-        ("seconds", *(f"{r.seconds:.1f}" for _, _, r in columns)),
-    ]
-    lines = [f"{row[0]:14}" + "".join(f"{cell:>20}" for cell in row[1:]) for row in rows]
-    texts = sum((Counter(result.errors) for _, _, result in columns), Counter[str]())
-    return "\n".join([*lines, *(f"{count:>10,} x {text}" for text, count in texts.items()), ""])
+def watch(run: str, seconds: float, threads: int, progress: Progress) -> Outcomes:
+    """Let an interpreter drive both classes, and show how far it is."""
+    command = [sys.executable, "-m", _stress.__name__, run, str(seconds), str(threads)]
+    outcomes: Outcomes | None = None
+    # In a group of its own, so that Ctrl-C at a terminal interrupts nobody but this process.
+    with subprocess.Popen(  # noqa: S603
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, process_group=0
+    ) as child:
+        try:
+            for line in child.stdout or ():
+                told = json.loads(line)
+                if "results" in told:
+                    outcomes = {name: outcome(each) for name, each in told["results"].items()}
+                else:
+                    progress.show(progress_line(run, told))
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode or outcomes is None:
+        raise DiedError(f"The run of {run!r} {how_it_ended(child.returncode)}: no results.")
+    return outcomes
 
 
-def worker(seconds: float, threads: int) -> dict[str, Any]:
-    """Both classes, one after the other, as they are in this process."""
-    return {
-        "MetricsBuffer": run(write_and_flush, seconds, threads)._asdict(),
-        "ConfluentProducer": run(produce_and_flush, seconds, threads)._asdict(),
+def outcome(told: dict[str, Any]) -> Result | NotDriven:
+    return NotDriven(**told) if "not_driven" in told else Result(**told)
+
+
+def progress_line(run: str, told: dict[str, Any]) -> str:
+    where = f"{run}, {told['target']}:"
+    return f"{where:32}{told['seconds']:5.1f} s {told['made']:12,} made {told['errors']:9,} errors"
+
+
+def how_it_ended(status: int) -> str:
+    if status < 0:
+        return f"was ended by signal {-status} ({signal.strsignal(-status)})"
+    return f"ended with exit status {status}"
+
+
+def verdict(patched: Outcomes) -> int:
+    """The exit status."""
+    driven = [each for each in patched.values() if isinstance(each, Result)]
+    if not driven:
+        return 2
+    return 1 if any(each.errors or each.lost or each.counted_twice for each in driven) else 0
+
+
+def document(runs: Mapping[str, Outcomes]) -> str:
+    """For machines."""
+    as_dicts = {
+        run: {name: each._asdict() for name, each in outcomes.items()}
+        for run, outcomes in runs.items()
     }
+    return json.dumps({"versions": versions(), "runs": as_dicts}, indent=1) + "\n"
 
 
-def run(stress: Callable[[float, int, Errors], None], seconds: float, threads: int) -> Result:
-    made, delivered, errors = Tally(), Tally(), Errors()
-    start = time.monotonic()
-    with instrumented(made, delivered):
-        stress(seconds, threads, errors)
-    accounts = balance(made, delivered)
-    return Result(
-        operations=round(sum(account.made for account in accounts)),
-        errors=dict(errors.texts),
-        lost=round(sum(max(account.lost, 0) for account in accounts)),
-        counted_twice=round(sum(max(-account.lost, 0) for account in accounts)),
-        seconds=round(time.monotonic() - start, 1),
-    )
+def table(runs: Mapping[str, Outcomes]) -> str:
+    """For people: a column for each class, alone and patched, and what there is to say of it."""
+    columns: list[list[str]] = [["", "", *ROWS]]
+    remarks: dict[str, None] = {}  # without repetitions
+    for name in runs[RUNS[0]]:
+        for run in RUNS:
+            outcome = runs[run][name]
+            if isinstance(outcome, NotDriven):
+                remarks[f"{name} is not driven: {outcome.not_driven}"] = None
+                continue
+            columns.append([name, run, *(show(outcome) for show in ROWS.values())])
+            for text, count in outcome.errors.items():
+                remarks[f"{name}, {run}: {count:,} x {text}"] = None
+    lines = [", ".join(f"{name} {number}" for name, number in versions().items()), ""]
+    if len(columns) > 1:
+        rows = zip(*columns, strict=True)
+        lines += [f"{label:14}" + "".join(f"{c:>20}" for c in cells) for label, *cells in rows]
+        lines.append("")
+    lines += (textwrap.fill(remark, WIDTH, subsequent_indent=" " * 8) for remark in remarks)
+    return "".join(f"{line}\n" for line in lines)
 
 
-def write_and_flush(seconds: float, threads: int, errors: Errors) -> None:
-    buffer: Any = processor.MetricsBuffer()
-
-    def write() -> None:
-        for name in NAMES:
-            buffer.incr_counter(name, 1)
-
-    together(seconds, errors, [write] * threads + [buffer.flush] * threads)
-    with errors.counted("last flush"):
-        buffer.flush()
-
-
-def produce_and_flush(seconds: float, threads: int, errors: Errors) -> None:
-    with kafka(None) as servers:
-        configuration = {"bootstrap.servers": servers, "client.id": "reproduce", **SILENT}
-        producer: Any = consumer.ConfluentProducer(configuration)
-
-        def produce() -> None:
-            for _ in range(BURST):
-                if len(producer) < IN_FLIGHT:
-                    producer.produce("reproduce", b"message")
-
-        def flush() -> None:
-            producer.flush(0)
-
-        def poll() -> None:
-            producer.poll(0.01)
-
-        together(seconds, errors, [produce, poll] + [flush] * threads)
-        for _ in range(2):  # arroyo's own reports what the first delivers in the second
-            with errors.counted("last flush"):
-                producer.flush(10)
+ROWS: dict[str, Callable[[Result], str]] = {
+    "operations": lambda result: f"{result.operations:,}",
+    "errors": lambda result: f"{sum(result.errors.values()):,}",
+    "made": lambda result: f"{result.made:,}",
+    "delivered": lambda result: f"{result.delivered:,}",
+    "lost": lambda result: f"{result.lost:,}",
+    "counted twice": lambda result: f"{result.counted_twice:,}",
+    "seconds": lambda result: f"{result.seconds:.1f}",
+}
 
 
-def together(seconds: float, errors: Errors, jobs: Sequence[Callable[[], object]]) -> None:
-    """Repeat each job in a thread of its own until the time has passed, whatever it raises."""
-    end = time.monotonic() + seconds
-
-    def repeat(job: Callable[[], object]) -> None:
-        while time.monotonic() < end:
-            with errors.counted(""):
-                job()
-
-    threads = [threading.Thread(target=repeat, args=(job,), daemon=True) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-if __name__ == "__main__":
-    # The environment may keep the import from installing.
-    (uninstall if sys.argv[1] == "--unpatched" else install)()
-    sys.stdout.write(json.dumps(worker(float(sys.argv[2]), int(sys.argv[3]))))
+def versions() -> dict[str, str]:
+    try:
+        arroyos = version("sentry-arroyo")
+    except PackageNotFoundError:  # a copy without its metadata
+        arroyos = "unknown"
+    return {"arroyo": arroyos, "package": __version__, "python": platform.python_version()}
