@@ -38,7 +38,7 @@ def test_every_example_runs_and_prints_what_it_is_said_to(document: Path, tmp_pa
     anything. Other languages, ``sh`` among them, are for reading.
     """
     blocks = tokens(document)
-    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
+    for block, after in zip(blocks, [*blocks[1:], None], strict=False):
         if block.type != "fence":
             continue
         where = f"{document.name}, line {(block.map or [0])[0] + 1}"

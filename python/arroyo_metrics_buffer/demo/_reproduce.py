@@ -6,16 +6,15 @@ Each runs in an interpreter of its own, where ``_stress.py`` drives them.
 from __future__ import annotations
 
 import json
-import platform
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from arroyo_metrics_buffer import __version__
+from arroyo_metrics_buffer import status
 
 from . import _stress
 from ._progress import Progress
@@ -138,7 +137,8 @@ def document(runs: Mapping[str, Outcomes]) -> str:
         run: {name: each._asdict() for name, each in outcomes.items()}
         for run, outcomes in runs.items()
     }
-    return json.dumps({"versions": versions(), "runs": as_dicts}, indent=1) + "\n"
+    environment = asdict(status().environment)
+    return json.dumps({"environment": environment, "runs": as_dicts}, indent=1) + "\n"
 
 
 def table(runs: Mapping[str, Outcomes]) -> str:
@@ -154,7 +154,8 @@ def table(runs: Mapping[str, Outcomes]) -> str:
             columns.append([name, run, *(show(outcome) for show in ROWS.values())])
             for text, count in outcome.errors.items():
                 remarks[f"{name}, {run}: {count:,} x {text}"] = None
-    lines = [", ".join(f"{name} {number}" for name, number in versions().items()), ""]
+    environment = status().environment
+    lines = [f"sentry-arroyo {environment.arroyo}, {environment.python}", ""]
     if len(columns) > 1:
         rows = zip(*columns, strict=True)
         lines += [f"{label:14}" + "".join(f"{c:>20}" for c in cells) for label, *cells in rows]
@@ -172,11 +173,3 @@ ROWS: dict[str, Callable[[Result], str]] = {
     "counted twice": lambda result: f"{result.counted_twice:,}",
     "seconds": lambda result: f"{result.seconds:.1f}",
 }
-
-
-def versions() -> dict[str, str]:
-    try:
-        arroyos = version("sentry-arroyo")
-    except PackageNotFoundError:  # a copy without its metadata
-        arroyos = "unknown"
-    return {"arroyo": arroyos, "package": __version__, "python": platform.python_version()}

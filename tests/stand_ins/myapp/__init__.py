@@ -1,0 +1,1 @@
+"""What the examples of the documentation import of a reader's own application."""
