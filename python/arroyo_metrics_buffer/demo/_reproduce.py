@@ -155,7 +155,8 @@ def table(runs: Mapping[str, Outcomes]) -> str:
             for text, count in outcome.errors.items():
                 remarks[f"{name}, {run}: {count:,} x {text}"] = None
     environment = status().environment
-    lines = [f"sentry-arroyo {environment.arroyo}, {environment.python}", ""]
+    gil = "with" if environment.gil else "without"
+    lines = [f"sentry-arroyo {environment.arroyo}, {environment.python} {gil} the GIL", ""]
     if len(columns) > 1:
         rows = zip(*columns, strict=True)
         lines += [f"{label:14}" + "".join(f"{c:>20}" for c in cells) for label, *cells in rows]

@@ -85,16 +85,18 @@ class Load:
         self.operations, self.made, self.delivered = Tally(), Tally(), Tally()
         self.errors = Errors()
         self._target = target
+        self._seconds = seconds
         self._start = time.monotonic()
-        self._end = self._start + seconds
 
     def run(self, jobs: Sequence[Callable[[], object]]) -> None:
         """Repeat each job in a thread of its own until the time has passed, whatever it raises."""
+        self._start = time.monotonic()  # anew: making what is driven may have taken its time
+        end = self._start + self._seconds
         # Daemons, so that an interrupted run need not wait for them.
-        threads = [threading.Thread(target=self._repeat, args=(j,), daemon=True) for j in jobs]
+        threads = [threading.Thread(target=self._repeat, args=(j, end), daemon=True) for j in jobs]
         for thread in threads:
             thread.start()
-        while (left := self._end - time.monotonic()) > 0:
+        while (left := end - time.monotonic()) > 0:
             time.sleep(min(left, 1.0))
             self._show()
         for thread in threads:
@@ -113,8 +115,8 @@ class Load:
             "seconds": round(time.monotonic() - self._start, 1),
         }
 
-    def _repeat(self, job: Callable[[], object]) -> None:
-        while time.monotonic() < self._end:
+    def _repeat(self, job: Callable[[], object], end: float) -> None:
+        while time.monotonic() < end:
             self.operations.add("", 1)
             try:
                 job()
