@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from arroyo_metrics_buffer.demo._progress import Progress
 from arroyo_metrics_buffer.demo._reproduce import NotDriven, Result, reproduce, verdict
 from arroyo_metrics_buffer.demo._stress import Load
 from releases import RELEASES
@@ -75,6 +77,21 @@ def test_without_json_it_prints_a_table_and_its_progress() -> None:
     assert [line and line.groups() for line in shown] == [
         (name, target) for name in ("arroyo alone", "patched") for target in CLASSES
     ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_each_line_of_progress_takes_the_place_of_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with Progress() as progress:
+        progress.show("1 s")
+        progress.show("2 s")
+    assert terminal.getvalue() == "\r1 s\x1b[K\r2 s\x1b[K\n"
 
 
 def test_ctrl_c_ends_it_and_what_it_started() -> None:
