@@ -20,7 +20,9 @@ STAND_INS = Path(__file__).parent / "stand_ins"  # for what the examples import 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 TIMEOUT = 60  # seconds for an example
 
-by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+by_name = pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
 
 
 @cache
