@@ -96,21 +96,33 @@ print(type(made._StreamProcessor__metrics_buffer))
     assert result.stdout == "<class 'arroyo_metrics_buffer.MetricsBuffer'>\n", result.stderr
 
 
-def test_the_environment_can_turn_it_off_and_install_on_again() -> None:
+def test_the_environment_turns_it_off_whatever_the_code_says() -> None:
     code = (
         """
-import arroyo.processing.processor, arroyo_metrics_buffer
+import arroyo.processing.processor, arroyo_metrics_buffer, os
+arroyo_metrics_buffer.install(on_backend_error="log")
 print(arroyo.processing.processor.MetricsBuffer)
 """
         + PRINT
-        + "print(arroyo_metrics_buffer.install().targets[0].state)"
+        + """
+del os.environ["ARROYO_METRICS_BUFFER_DISABLE"]
+print(arroyo_metrics_buffer.install().targets[0].state)
+"""
     )
     result = python(code, ARROYO_METRICS_BUFFER_DISABLE="1")
     assert result.stdout.splitlines() == [
         "<class 'arroyo.processing.processor.MetricsBuffer'>",
-        "disabled; ARROYO_METRICS_BUFFER_DISABLE=1 was set when the package was imported",
+        "disabled; ARROYO_METRICS_BUFFER_DISABLE=1 is in the environment",
         "patched",
     ]
+
+
+def test_where_it_is_installed_already_the_environment_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ARROYO_METRICS_BUFFER_DISABLE", "1")
+    arroyo_metrics_buffer.install()
+    assert state() == "patched"
 
 
 def test_that_it_is_turned_off_is_told_to_whoever_listens() -> None:

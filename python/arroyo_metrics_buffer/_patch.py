@@ -23,6 +23,8 @@ from ._core import configure
 from ._status import Status, TargetStatus, count_objects, environment
 from ._targets import TARGETS, Finding, Patch, Target
 
+DISABLE = "ARROYO_METRICS_BUFFER_DISABLE"
+
 _logger = logging.getLogger("arroyo_metrics_buffer")
 
 
@@ -56,6 +58,7 @@ def install(
     Importing the package does this already; call it for other settings than the defaults. The last
     call's settings hold. Processors that exist already keep arroyo's buffer, producers get the new
     one. May be called from any thread, any number of times, before or after arroyo is imported.
+    With ``ARROYO_METRICS_BUFFER_DISABLE=1`` in the environment it changes nothing but the settings.
 
     Args:
         clock: Returns seconds; what buffers made from now on throttle their flushes by, for tests.
@@ -79,6 +82,11 @@ def install(
 
 def _install() -> None:
     global _disabled, _hooked
+    if _disabled is not None and os.environ.get(DISABLE) == "1":
+        _disabled = f"{DISABLE}=1 is in the environment"
+        with suppress(Exception):  # of a logging filter, see _report()
+            _logger.info("arroyo is left as it is: %s", _disabled)
+        return
     with _lock:
         _disabled = None
         hooked, _hooked = _hooked, True
@@ -124,14 +132,8 @@ def status() -> Status:
 
 
 def install_on_import() -> None:
-    """Install, unless the environment says otherwise."""
-    global _disabled
-    if os.environ.get("ARROYO_METRICS_BUFFER_DISABLE") == "1":
-        _disabled = "ARROYO_METRICS_BUFFER_DISABLE=1 was set when the package was imported"
-        with suppress(Exception):  # of a logging filter, see _report()
-            _logger.info("arroyo is left as it is: %s", _disabled)
-    else:
-        _install()
+    """Install with the default settings."""
+    _install()
 
 
 def _patch_on_import(target: Target) -> None:
