@@ -1,5 +1,5 @@
 # make demo | test | test-all | lint | format | wheel | bench | instructions | pythons | clean
-#      matrix | model | sanitize | fuzz | forks | soak | mutants   (long ones: CONTRIBUTING.md)
+#      e2e | matrix | model | sanitize | fuzz | forks | soak | mutants   (long ones: CONTRIBUTING.md)
 #
 # Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
 # PYTHON=python3.13 VENV=.venv313 takes another interpreter.
@@ -18,8 +18,8 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install releases demo test test-core test-extension test-free-threaded test-all matrix \
-	model sanitize fuzz forks soak mutants lint lint-workflows deny format source wheel wheels bench \
+.PHONY: help install releases demo e2e test test-core test-extension test-free-threaded test-all \
+	matrix model sanitize fuzz forks soak mutants lint lint-workflows deny format source wheel wheels bench \
 	instructions pythons clean
 
 help:
@@ -45,6 +45,10 @@ install: $(VENV)/built
 
 demo: install
 	@$(BIN)/python -m arroyo_metrics_buffer demo
+
+# A consumer group on a real Kafka broker and a real StatsD server. Needs Java, Maven and Go.
+e2e: install
+	@$(BIN)/python e2e/end_to_end.py
 
 # Releases of arroyo to test with, beside the one that is installed.
 releases: $(RELEASES:%=$(VENV)/arroyo/%)

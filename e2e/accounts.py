@@ -1,0 +1,105 @@
+"""The accounts of a run: what the consumers made, beside what the StatsD server got."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ledger import CALLBACK_LATENCY, METRICS, PRODUCE_STATUS
+from scenario import KILLED, Member
+from servers import Series, StatsD
+
+SETTLE_TIMEOUT = 20  # seconds until the server has taken in what it was sent
+ROUNDING = 1e-9  # of a sum of floats, which the server adds up in another order
+
+
+class Account(NamedTuple):
+    """What became of a metric's increments in one consumer: counts, or seconds."""
+
+    consumer: int
+    metric: str
+    made: float
+    delivered: float
+
+    @property
+    def lost(self) -> float:
+        """Negative if more was delivered than made."""
+        lost = self.made - self.delivered
+        return lost if abs(lost) > self.made * ROUNDING else 0
+
+
+def balance(members: Mapping[int, Member], scraped: Mapping[Series, float]) -> list[Account]:
+    """An account for each metric of each consumer."""
+    made = {number: member.record.totals() for number, member in members.items()}
+    metrics = [metric for metric in METRICS if any(totals[metric] for totals in made.values())]
+    return [
+        Account(number, metric, totals[metric], delivered(scraped, number, metric))
+        for metric in metrics
+        for number, totals in made.items()
+    ]
+
+
+def delivered(scraped: Mapping[Series, float], number: int, metric: str) -> float:
+    """What the server has of a consumer's metric."""
+    name, labels = metric.replace(".", "_"), {"consumer": str(number)}
+    if metric in (PRODUCE_STATUS, CALLBACK_LATENCY):
+        # With the tags of its producer: arroyo's Produce has a metric of the first name too.
+        labels["producer_name"] = f"consumer-{number}"
+    if metric == PRODUCE_STATUS:
+        labels["status"] = "success"
+    # A counter, or else a timer: of latencies, which are sent one by one, the number, of others the
+    # sum. What arroyo sends is seconds, what a StatsD server takes it for is milliseconds.
+    suffix, unit = ("_count", 1) if metric == CALLBACK_LATENCY else ("_sum", 1_000)
+    key = frozenset(labels.items())
+    return scraped.get((f"{name}_total", key), unit * scraped.get((name + suffix, key), 0))
+
+
+def settled(server: StatsD, packets: int) -> dict[Series, float]:
+    """What the server has when it has taken in so many packets, or does not get on any more."""
+    deadline = time.monotonic() + SETTLE_TIMEOUT
+    while packets_received(server.scrape()) < packets and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)  # a fifth of it is how long it may keep what it has read
+    return server.scrape()
+
+
+def packets_received(scraped: Mapping[Series, float]) -> int:
+    return round(scraped["statsd_exporter_unixgram_packets_total", frozenset()])
+
+
+def age_of_loss(killed: Member, killed_at: float, accounts: Sequence[Account]) -> float:
+    """How many seconds before the kill the first was made of what it lost, at most."""
+    own = [account for account in accounts if account.consumer == killed.number]
+    arrived = {account.metric: account.made - account.lost for account in own}
+    for sample in killed.record.samples():
+        if all(sample[metric] <= arrived[metric] for metric in arrived):
+            return killed_at - sample["time"]
+    return math.inf
+
+
+def table(accounts: Sequence[Account]) -> str:
+    """By metric: of all consumers that ended, and of the one that was killed."""
+    rows = [["metric", "made", "delivered", "lost", "by the killed", "lost"]]
+    for metric in dict.fromkeys(account.metric for account in accounts):
+        ended = [a for a in accounts if a.metric == metric and a.consumer != KILLED]
+        killed = [a for a in accounts if a.metric == metric and a.consumer == KILLED]
+        sums = [sum(a.made for a in ended), sum(a.delivered for a in ended)]
+        sums += [sum(a.lost for a in ended)]
+        sums += [sum(a.made for a in killed), sum(a.lost for a in killed)]
+        rows.append([metric, *map(amount, sums)])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns, the first of them flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (zip(row[1:], widths[1:], strict=True) for row in rows)
+    cells = ("".join(f"  {cell:>{width}}" for cell, width in line) for line in lines)
+    return "\n".join(f"{row[0]:{widths[0]}}{rest}" for row, rest in zip(rows, cells, strict=True))
+
+
+def amount(value: float) -> str:
+    """A count, or seconds."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.6f}"

@@ -1,0 +1,208 @@
+"""The scenario: consumers join a group, leave it and are killed while messages keep coming."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from consumer import DESTINATION, LAST, SOURCE
+from ledger import Record
+from servers import Failed, StatsD
+
+PARTITIONS = 12
+MESSAGES_PER_SECOND = 1_000
+MESSAGES_PER_STEP = 3_000  # copied between two steps of the scenario
+STEP_TIMEOUT = 60  # seconds
+
+ROLES = {
+    0: ["--background"],
+    1: ["--workers", "2"],
+    2: ["--forking"],
+    3: [],
+    4: ["--forking"],
+}
+STAYING, STOPPED, KILLED, LATE = (0, 1), 2, 3, 4
+
+
+class Member:
+    """A consumer's process."""
+
+    def __init__(self, number: int, servers: str, server: StatsD, folder: Path) -> None:
+        self.number = number
+        self.expected: int | None = None
+        self.killed_at: float | None = None
+        self.log = folder / f"consumer-{number}.log"
+        ledger = folder / f"consumer-{number}.ledger"
+        self.record = Record(ledger)
+        script = Path(__file__).with_name("consumer.py")
+        arguments = [str(number), servers, str(server.socket), str(ledger), *ROLES[number]]
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, str(script), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,  # apart from Ctrl-C, and together with its children
+            )
+
+    def terminate(self) -> None:
+        if self.lives():
+            self.expected = 0
+            self.process.terminate()
+
+    def kill(self) -> None:
+        if self.lives():
+            self.expected = -signal.SIGKILL
+            self.killed_at = time.monotonic()
+            self.process.kill()
+
+    def lives(self) -> bool:
+        return self.process.poll() is None
+
+    def last_word(self) -> str:
+        return self.log.read_text(errors="replace").strip().rpartition("\n")[2]
+
+    def sweep(self) -> None:
+        """End whatever is left of it and of its children."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Messages:
+    """Feeds the source topic, and reads what arrives in the destination."""
+
+    def __init__(self, servers: str) -> None:
+        topics = [NewTopic(topic.name, PARTITIONS) for topic in (SOURCE, DESTINATION, LAST)]
+        silent: dict[str, str | int | float | bool] = {"bootstrap.servers": servers, "log_level": 0}
+        admin = AdminClient(silent)
+        for future in admin.create_topics(topics).values():
+            future.result(STEP_TIMEOUT)
+        self._consumer = Consumer({**silent, "group.id": "end", "auto.offset.reset": "earliest"})
+        for topic in topics:
+            await_leaders(self._consumer, topic.topic)
+        partitions = range(PARTITIONS)
+        self._consumer.assign([TopicPartition(DESTINATION.name, index, 0) for index in partitions])
+        self._producer = Producer(silent)
+        self._start = math.inf
+        self.fed = 0
+        self.copies = 0
+        self.copied: set[int] = set()
+        self.processes: dict[int, set[int]] = {number: set() for number in ROLES}
+
+    def start(self) -> None:
+        self._start = time.monotonic()
+
+    def stop(self) -> None:
+        self._start = math.inf
+        self._producer.flush(STEP_TIMEOUT)
+
+    def turn(self) -> None:
+        """Feed what is due and read what is there."""
+        due = (time.monotonic() - self._start) * MESSAGES_PER_SECOND
+        while self.fed < due:
+            self._producer.produce(SOURCE.name, key=b"%d" % self.fed, value=b"")
+            self.fed += 1
+        self._producer.poll(0)
+        for message in self._consumer.consume(10_000, timeout=0.05):
+            key, value = message.key(), message.value()
+            if message.error() or key is None or value is None:
+                raise Failed(f"the destination can't be read: {message.error()}")
+            number, pid = map(int, value.split())
+            self.copies += 1
+            self.copied.add(int(key))
+            self.processes[number].add(pid)
+
+
+def await_leaders(consumer: Consumer, topic: str) -> None:
+    """Wait until every partition can tell its offsets: arroyo asks once, and dies if none can."""
+    deadline = time.monotonic() + STEP_TIMEOUT
+    for index in range(PARTITIONS):
+        while True:
+            try:
+                consumer.get_watermark_offsets(TopicPartition(topic, index), timeout=STEP_TIMEOUT)
+                break
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+
+class Scenario:
+    """What happens to the group."""
+
+    def __init__(self, servers: str, server: StatsD, folder: Path) -> None:
+        self._surroundings = servers, server, folder
+        self.messages = Messages(servers)
+        self.members: dict[int, Member] = {}
+
+    def play(self) -> None:
+        for number in (*STAYING, STOPPED):
+            self._join(number)
+        self.messages.start()
+        self._copy_some()
+        self._join(KILLED)
+        self._copy_some()
+        self._leave(f"consumer {STOPPED} gets SIGTERM", self.members[STOPPED].terminate)
+        self._copy_some()
+        self._join(LATE)
+        self._copy_some()
+        self._leave(f"consumer {KILLED} gets SIGKILL", self.members[KILLED].kill)
+        self._copy_some()
+        self.messages.stop()
+        self._until("all is copied", lambda: len(self.messages.copied) == self.messages.fed)
+        for number in (*STAYING, LATE):
+            self.members[number].terminate()
+        self._until("all have ended", lambda: not any(map(Member.lives, self.members.values())))
+
+    def end(self) -> None:
+        """Stop what still runs, as a failure has left it."""
+        try:
+            for member in filter(Member.lives, self.members.values()):
+                member.terminate()
+            deadline = time.monotonic() + STEP_TIMEOUT
+            for member in self.members.values():
+                with suppress(subprocess.TimeoutExpired):
+                    member.process.wait(max(deadline - time.monotonic(), 0))
+        finally:
+            for member in self.members.values():
+                member.sweep()
+
+    def _join(self, number: int) -> None:
+        self.members[number] = member = Member(number, *self._surroundings)
+        self._until(f"consumer {number} starts", lambda: member.record.fact("assignments") > 0)
+
+    def _leave(self, what: str, step: Callable[[], None]) -> None:
+        before = self._assignments()
+        step()
+        self._until(what, lambda: self._assignments() > before)
+
+    def _assignments(self) -> int:
+        return sum(member.record.fact("assignments") for member in self.members.values())
+
+    def _copy_some(self) -> None:
+        enough = len(self.messages.copied) + MESSAGES_PER_STEP
+        self._until("messages are copied", lambda: len(self.messages.copied) >= enough)
+
+    def _until(self, what: str, condition: Callable[[], bool]) -> None:
+        start = time.monotonic()
+        print(f"{what} ... ", end="", flush=True)
+        while not condition():
+            if not any(map(Member.lives, self.members.values())):
+                raise Failed("no consumer lives any more")
+            if time.monotonic() - start > STEP_TIMEOUT:
+                raise Failed(f"not within {STEP_TIMEOUT} s: {what}")
+            self.messages.turn()
+        copied = len(self.messages.copied)
+        print(f"{time.monotonic() - start:.1f} s, {copied:,} messages copied")
