@@ -12,7 +12,9 @@ from scenario import KILLED, Member
 from servers import Series, StatsD
 
 SETTLE_TIMEOUT = 20  # seconds until the server has taken in what it was sent
-ROUNDING = 1e-9  # of a sum of floats, which the server adds up in another order
+# Of a sum of floats, which the server adds up in another order. No count here is so big that one
+# more or less would pass for it.
+ROUNDING = 1e-9
 
 
 class Account(NamedTuple):
@@ -97,7 +99,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (zip(row[1:], widths[1:], strict=True) for row in rows)
     cells = ("".join(f"  {cell:>{width}}" for cell, width in line) for line in lines)
-    return "\n".join(f"{row[0]:{widths[0]}}{rest}" for row, rest in zip(rows, cells, strict=True))
+    pairs = zip(rows, cells, strict=True)
+    return "\n".join(f"{row[0]:{widths[0]}}{rest}".rstrip() for row, rest in pairs)
 
 
 def amount(value: float) -> str:
