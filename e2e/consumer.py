@@ -259,7 +259,8 @@ def produce_and_close(producer: KafkaProducer) -> None:
 def sample(ledger: Ledger, parent: int) -> None:
     ledger.sample()
     if os.getppid() != parent:
-        os._exit(1)  # it was killed, and can't stop this process any more
+        # It was killed, and can stop neither this process nor its children any more.
+        os.killpg(0, signal.SIGKILL)
 
 
 def pipeline(
@@ -278,7 +279,6 @@ def pipeline(
 
 
 def main(options: argparse.Namespace) -> None:
-    parent = os.getppid()
     sys.setswitchinterval(SWITCH_INTERVAL)
     ledger = Ledger(options.ledger)
     ledger.add("patched", sum(target.state == "patched" for target in status().targets))
@@ -300,7 +300,7 @@ def main(options: argparse.Namespace) -> None:
             threads.repeat(buffer.flush, pauses=FLUSH_PAUSES)
         wrapped = vars(producer)["_KafkaProducer__producer"]
         threads.repeat(wrapped.flush, 0, pauses=FLUSH_PAUSES)
-        threads.repeat(sample, ledger, parent, pauses=SAMPLE_PAUSES)
+        threads.repeat(sample, ledger, options.parent, pauses=SAMPLE_PAUSES)
         if options.forking:
             threads.repeat(fork, buffer, backend, threads, pauses=FORK_PAUSES)
         with threads.noted():
@@ -318,6 +318,7 @@ def main(options: argparse.Namespace) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("number", type=int)
+    parser.add_argument("parent", type=int, help="the process without which this one ends")
     parser.add_argument("servers", help="Kafka's bootstrap servers")
     parser.add_argument("statsd", type=Path, help="a Unix datagram socket")
     parser.add_argument("ledger", type=Path, help="a file")

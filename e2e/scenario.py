@@ -46,10 +46,10 @@ class Member:
         ledger = folder / f"consumer-{number}.ledger"
         self.record = Record(ledger)
         script = Path(__file__).with_name("consumer.py")
-        arguments = [str(number), servers, str(server.socket), str(ledger), *ROLES[number]]
+        arguments = map(str, (number, os.getpid(), servers, server.socket, ledger))
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(script), *arguments],
+                [sys.executable, str(script), *arguments, *ROLES[number]],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
