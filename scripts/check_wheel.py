@@ -1,8 +1,8 @@
 """scripts/check_wheel.py FILE...: what is uploaded is what it should be. Exit status 1 if not.
 
 Of a wheel: its size, its files, its platform's tag, and that it can be imported after an
-installation with no compiler, if this interpreter is the one that it is for. Of a source
-distribution: its size and its files.
+installation with no compiler, by `arroyo-metrics-buffer run` too, if this interpreter is the one
+that it is for. Of a source distribution: its size and its files.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ MODULES = {
     if path.suffix in {".py", ".pyi"} or path.name == "py.typed"
 }
 IMPORT = f"import {PACKAGE} as package; print(package.status()); package.MetricsBuffer"
+IMPORTED = f"import sys; sys.modules['{PACKAGE}']"
 
 
 def wrong(path: Path) -> Iterator[str]:
@@ -67,7 +68,7 @@ def wrong_in_wheel(path: Path) -> Iterator[str]:
     if len(extensions) != 1:
         yield f"it has {len(extensions)} extension modules"
     name, version, *_ = path.name.split("-")
-    information = {"METADATA", "RECORD", "WHEEL", "licenses/LICENSE"}
+    information = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
     information.add("sboms/arroyo-metrics-buffer.cyclonedx.json")
     expected = {f"{name}-{version}.dist-info/{file}" for file in information}
     yield from differences(files, expected | extensions | MODULES)
@@ -102,8 +103,13 @@ def wrong_when_imported(path: Path) -> Iterator[str]:
         # With nothing else on the PATH there is no compiler; what it depends on is wheels too.
         python = str(scripts / "python")
         install = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", str(path.resolve())]
-        for arguments in (install, ["-I", "-c", IMPORT]):
-            ended = run(python, *arguments, cwd=folder, PATH=str(scripts))
+        console_script = str(scripts / "arroyo-metrics-buffer")
+        for command in (
+            [python, *install],
+            [python, "-I", "-c", IMPORT],
+            [console_script, "run", python, "-c", IMPORTED],
+        ):
+            ended = run(*command, cwd=folder, PATH=str(scripts))
             if ended.returncode:
                 yield ended.stderr
                 return

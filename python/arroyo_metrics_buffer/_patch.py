@@ -24,6 +24,7 @@ from ._status import Status, TargetStatus, count_objects, environment
 from ._targets import TARGETS, Finding, Patch, Target
 
 DISABLE = "ARROYO_METRICS_BUFFER_DISABLE"
+ON_BACKEND_ERROR = "ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR"
 
 _logger = logging.getLogger("arroyo_metrics_buffer")
 
@@ -132,7 +133,9 @@ def status() -> Status:
 
 
 def install_on_import() -> None:
-    """Install with the default settings."""
+    """Install with the settings that the environment has, else the defaults."""
+    if os.environ.get(ON_BACKEND_ERROR) == "log":
+        configure(clock=None, on_backend_error="log")
     _install()
 
 

@@ -7,6 +7,8 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 
+from ._run import run
+
 __all__ = ["main"]
 
 
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     program = argparse.ArgumentParser(
-        prog="python -m arroyo_metrics_buffer",
+        prog="arroyo-metrics-buffer",
         description="Thread-safe metrics buffers for sentry-arroyo.",
     )
     commands = program.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -63,12 +65,41 @@ def parser() -> argparse.ArgumentParser:
             " no class to drive, 130 after Ctrl-C.",
         )
     )
+    add_run(
+        commands.add_parser(
+            "run",
+            usage="%(prog)s [--on-backend-error {raise,log}] [--] COMMAND [ARGUMENT ...]",
+            help="any program, with this package imported first in it and its children",
+            description="Runs a command, unchanged, with this package imported first in every"
+            " Python that it starts. Not in those that are told to ignore PYTHONPATH (-E, -I, -S),"
+            " nor in those that have no such package, which say so on stderr. Exit status: that of"
+            " the command; 126 if it could not be started, 127 if it was not found.",
+        )
+    )
     return program
 
 
 def add_doctor(command: argparse.ArgumentParser) -> None:
     command.set_defaults(command=run_doctor)
     command.add_argument("--json", action="store_true", help="for machines")
+
+
+def add_run(command: argparse.ArgumentParser) -> None:
+    def run_program(arguments: argparse.Namespace) -> int:
+        program: list[str] = arguments.program
+        if program[:1] == ["--"]:
+            del program[0]
+        if not any(program[:1]):
+            command.error("a COMMAND is needed")
+        return run(program, on_backend_error=arguments.on_backend_error)
+
+    command.set_defaults(command=run_program)
+    command.add_argument(
+        "--on-backend-error",
+        choices=("raise", "log"),
+        help="what a flush does with an error of the metrics backend, as install() has it (raise)",
+    )
+    command.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
 def add_reproduce(command: argparse.ArgumentParser) -> None:
