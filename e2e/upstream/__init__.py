@@ -1,0 +1,1 @@
+"""What arroyo's tests import and its source distribution leaves out: the package ``tests``."""

@@ -1,0 +1,199 @@
+"""arroyo's own tests, with its own buffers and with this package's, side by side.
+
+They are those of the source distribution of the arroyo that is installed, Kafka's included. Exit
+status: 0 if each that passes with arroyo's buffers passes with this package's, 1 if not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import ExitStack, chdir, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import servers
+from servers import Failed
+
+RELEASE = version("sentry-arroyo")
+BROKER = "DEFAULT_BROKERS"  # where the tests look for its address, in the environment
+TIMEOUT = 600  # seconds for all tests, which take two minutes on two cores
+ATTEMPTS = 3  # at tests that fail with either's buffers: some do now and then
+KINDS = ("passed", "failed", "skipped")
+WIDTH = 72  # columns for the name of a file
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """What the tests are run with.
+
+    Attributes:
+        whose: They are.
+        command: Starts Python.
+        patched: What the tests have to say of it, the classes of arroyo that are.
+    """
+
+    whose: str
+    command: tuple[str, ...]
+    patched: str
+
+
+ARROYOS = Buffers("arroyo's", (sys.executable,), "")
+OURS = Buffers(
+    "this package's",
+    (sys.executable, "-m", "arroyo_metrics_buffer", "run", "--", sys.executable),
+    "arroyo.processing.processor.MetricsBuffer, arroyo.backends.kafka.consumer.ConfluentProducer",
+)
+
+
+class Test(NamedTuple):
+    """What became of it, attempt by attempt: ``passed``, ``failed``, or why it was skipped."""
+
+    arroyos: list[str]
+    ours: list[str]
+
+
+def main() -> int:
+    tests: dict[str, Test] = defaultdict(lambda: Test([], []))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
+        stack.enter_context(chdir(folder))
+        put_tests(folder)
+        arguments = ["tests"]
+        # What Go builds is a StatsD server, which nobody needs here.
+        if lacking := [tool for tool in servers.missing() if tool != "Go"]:
+            of_kafka = [path for path in Path("tests").rglob("*.py") if BROKER in path.read_text()]
+            arguments += [f"--ignore={path}" for path in of_kafka]
+            print(f"left out, as there is no {' and no '.join(lacking)}:", *of_kafka)
+        else:
+            os.environ[BROKER] = stack.enter_context(servers.kafka(folder))
+        for _ in range(ATTEMPTS):
+            for name, outcome in run_tests(ARROYOS, arguments).items():
+                tests[name].arroyos.append(outcome)
+            for name, outcome in run_tests(OURS, arguments).items():
+                tests[name].ours.append(outcome)
+            # A file that can't be imported has no tests to name.
+            arguments = [name for name in tests if "::" in name and failed(tests[name])]
+            if not arguments:
+                break
+    return report(tests)
+
+
+def failed(test: Test) -> bool:
+    return "failed" in (*test.arroyos[-1:], *test.ours[-1:])
+
+
+def put_tests(folder: Path) -> None:
+    """The tests, with what they import and the source distribution leaves out."""
+    name = f"sentry-arroyo-{RELEASE}"
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary=sentry-arroyo"]
+
+    def download(to: Path) -> None:
+        servers.run(*pip, "--dest", str(to), f"sentry-arroyo=={RELEASE}")
+
+    [archive] = servers.cached(name, download).glob("*.tar.gz")
+    shutil.unpack_archive(archive, folder / "source", filter="data")
+    [tests] = folder.glob("source/*/tests")
+    tests.rename(folder / "tests")
+    ours = Path(__file__).with_name("upstream")
+    for path in ours.glob("*.py"):
+        shutil.copy(path, folder / "tests")
+
+
+def run_tests(buffers: Buffers, arguments: Iterable[str]) -> dict[str, str]:
+    print(f"arroyo {RELEASE}'s tests with {buffers.whose} buffers", flush=True)
+    results = Path("results.xml")
+    results.unlink(missing_ok=True)
+    options = ["--quiet", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    # The other family has no files.
+    options += ["--rootdir=.", f"--junit-xml={results}", "-o", "junit_family=xunit1"]
+    output = run([*buffers.command, "-m", "pytest", *options, *arguments])
+    if not results.exists():
+        raise Failed(f"{output}\nthe tests did not come to their end")
+    suite = ElementTree.parse(results)
+    patched = suite.find(".//property[@name='patched']")
+    if patched is None or patched.get("value") != buffers.patched:
+        raise Failed(f"{output}\nthese were not {buffers.whose} buffers")
+    outcomes: dict[str, str] = {}
+    for case in suite.iter("testcase"):
+        # A test whose fixture fails as well is in there twice.
+        if outcomes.get(name := name_of(case)) != "failed":
+            outcomes[name] = outcome_of(case)
+    return outcomes
+
+
+def run(command: list[str]) -> str:
+    """Run a command until it ends or has to, and its children; return the last of what it said."""
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
+        )
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(TIMEOUT)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return output.read()[-10_000:]
+
+
+def name_of(case: ElementTree.Element) -> str:
+    """The test's name as pytest takes it."""
+    file, classes = case.get("file", ""), case.get("classname", "")
+    module = file.removesuffix(".py").replace("/", ".")
+    parts = [file, *filter(None, classes.removeprefix(module).split(".")), case.get("name", "")]
+    return "::".join(filter(None, parts))
+
+
+def outcome_of(case: ElementTree.Element) -> str:
+    if (skipped := case.find("skipped")) is not None:
+        return f"skipped: {skipped.get('message')}"
+    return "passed" if case.find("failure") is None and case.find("error") is None else "failed"
+
+
+def report(tests: dict[str, Test]) -> int:
+    """Show each file's totals, and each test that did not just pass; return the exit status."""
+    finals = {name: (final(test.arroyos), final(test.ours)) for name, test in tests.items()}
+    print(f"\n{'':<{WIDTH}} {ARROYOS.whose:<23} | {OURS.whose}")
+    print(f"{'':<{WIDTH}} {' | '.join([' '.join(f'{kind:>7}' for kind in KINDS)] * 2)}")
+    for file in [*dict.fromkeys(name.partition("::")[0] for name in finals), ""]:
+        pairs = [pair for name, pair in finals.items() if name.startswith(file)]
+        arroyos, ours = zip(*pairs, strict=True)
+        print(f"{file or 'all':<{WIDTH}} {count(arroyos)} | {count(ours)}")
+
+    print("\nnot just passed, with arroyo's buffers | with this package's:")
+    for name, test in tests.items():
+        if {*test.arroyos, *test.ours} != {"passed"}:
+            print(f"  {name}: {', then '.join(test.arroyos)} | {', then '.join(test.ours)}")
+    broken = [name for name, (arroyos, ours) in finals.items() if arroyos == "passed" != ours]
+    print("\npassed with arroyo's buffers only:", *broken or ["none"], sep="\n  ")
+    return int(bool(broken))
+
+
+def final(outcomes: list[str]) -> str:
+    return "passed" if "passed" in outcomes else (outcomes or ["not run"])[-1]
+
+
+def count(outcomes: Iterable[str]) -> str:
+    counter = Counter(outcome.partition(":")[0] for outcome in outcomes)
+    return " ".join(f"{counter[kind]:>7}" for kind in KINDS)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Failed as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
