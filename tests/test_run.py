@@ -321,7 +321,7 @@ def test_an_interpreter_where_the_import_fails_runs_on(tmp_path: Path, redirect:
 
 
 def test_a_command_that_is_not_found_gives_127(tmp_path: Path) -> None:
-    for command in ("no-such-command", str(tmp_path / "missing")):
+    for command in ("no-such-command", str(tmp_path / "missing"), "--"):
         result = ended(*RUN, command)
         assert result.returncode == 127
         assert result.stderr == f"arroyo-metrics-buffer: {command}: No such file or directory\n"
