@@ -1,5 +1,5 @@
 # make demo | test | test-all | lint | format | wheel | bench | instructions | pythons | clean
-#      e2e | matrix | model | sanitize | fuzz | forks | soak | mutants   (long ones: CONTRIBUTING.md)
+#      e2e | upstream-tests | matrix | model | sanitize | fuzz | forks | soak | mutants   (long: CONTRIBUTING.md)
 #
 # Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
 # PYTHON=python3.13 VENV=.venv313 takes another interpreter.
@@ -20,7 +20,7 @@ quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 .DEFAULT_GOAL := help
 .PHONY: help install releases demo e2e test test-core test-extension test-free-threaded test-all \
 	matrix model sanitize fuzz forks soak mutants lint lint-workflows deny format source wheel wheels bench \
-	instructions pythons clean
+	instructions pythons upstream-tests clean
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
@@ -87,6 +87,10 @@ pythons:
 # Every release of arroyo there is: minutes for the first time, which installs them.
 matrix: install
 	@$(BIN)/python tests/matrix.py
+
+# arroyo's own tests, with its buffers and with this package's; Kafka's need Java and Maven.
+upstream-tests: install
+	@$(BIN)/python e2e/upstream_tests.py
 
 test-free-threaded: $(VENV)/tools
 	@scripts/pythons $(PYTHONS) cp314t

@@ -22,6 +22,11 @@ def pytest_configure() -> None:
         package.install(clock=lambda: time.time())  # noqa: PLW0108 - the tests replace it
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.user_properties.append(("name", item.nodeid))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def tell_what_is_patched(
     record_testsuite_property: Callable[[str, object], None],
