@@ -183,7 +183,8 @@ def report(tests: dict[str, Test]) -> int:
         if {*test.arroyos, *test.ours} != {"passed"}:
             print(f"  {name}")
             for buffers, outcomes in zip((ARROYOS, OURS), test, strict=True):
-                print(f"    {buffers.whose:<14}  {', then '.join(outcomes)}")
+                each = ", ".join(f"{times}x {what}" for what, times in Counter(outcomes).items())
+                print(f"    {buffers.whose:<14}  {each}")
     lost = [name for name, test in tests.items() if is_lost(test)]
     print("\nlost: passed with arroyo's always, and never with this package's:")
     print("\n".join(f"  {name}" for name in lost) or "  none")
