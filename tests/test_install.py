@@ -125,6 +125,26 @@ def test_where_it_is_installed_already_the_environment_changes_nothing(
     assert state() == "patched"
 
 
+@pytest.mark.parametrize(("value", "exit_status"), [("log", 0), ("raise", 1), ("ignore", 1)])
+def test_the_environment_can_say_what_becomes_of_backend_errors(
+    value: str, exit_status: int
+) -> None:
+    code = """
+import arroyo_metrics_buffer
+buffer = arroyo_metrics_buffer.MetricsBuffer(object())
+buffer.incr_counter("x", 1)
+buffer.flush()
+"""
+    result = python(code, ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR=value)
+    assert result.returncode == exit_status
+    assert result.stderr.startswith("flush ended by AttributeError: ") == (value != "ignore")
+    refused = (
+        "errors of the metrics backend are raised:"
+        " ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR must be 'raise' or 'log', not 'ignore'\n"
+    )
+    assert result.stderr.startswith(refused) == (value == "ignore")
+
+
 def test_that_it_is_turned_off_is_told_to_whoever_listens() -> None:
     code = "import logging; logging.basicConfig(level='INFO'); import arroyo_metrics_buffer"
     result = python(code, ARROYO_METRICS_BUFFER_DISABLE="1")

@@ -134,8 +134,12 @@ def status() -> Status:
 
 def install_on_import() -> None:
     """Install with the settings that the environment has, else the defaults."""
-    if os.environ.get(ON_BACKEND_ERROR) == "log":
-        configure(clock=None, on_backend_error="log")
+    value = os.environ.get(ON_BACKEND_ERROR, "raise")
+    configure(clock=None, on_backend_error="log" if value == "log" else "raise")
+    if value not in ("raise", "log"):
+        message = "errors of the metrics backend are raised: %s must be 'raise' or 'log', not %r"
+        with suppress(Exception):  # of a logging filter, see _report()
+            _logger.warning(message, ON_BACKEND_ERROR, value)
     _install()
 
 
