@@ -6,7 +6,9 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+from . import __version__
 from ._run import run
 
 __all__ = ["main"]
@@ -35,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
         prog="arroyo-metrics-buffer",
         description="Thread-safe metrics buffers for sentry-arroyo.",
     )
+    program.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = program.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_doctor(
         commands.add_parser(
@@ -45,14 +48,15 @@ def parser() -> argparse.ArgumentParser:
             " class of the installed arroyo is protected, 1 if not, 2 if there is no arroyo.",
         )
     )
-    add_demo(
+    add_run(
         commands.add_parser(
-            "demo",
-            help="a real consumer and producer on Kafka, with more threads at their buffers",
-            description="Copies messages from one Kafka topic to another with arroyo, while"
-            " threads write to and flush the metrics buffers of its processor and producers, and"
-            " accounts for every increment. Exit status: 0 if there was no error and nothing was"
-            " lost, 1 if not, 130 after Ctrl-C.",
+            "run",
+            usage="%(prog)s [--on-backend-error {raise,log}] [--] COMMAND [ARGUMENT ...]",
+            help="any program, with this package imported first in it and its children",
+            description="Runs a command, unchanged, with this package imported first in every"
+            " Python that it starts. Not in those that are told to ignore PYTHONPATH (-E, -I, -S),"
+            " nor in those that have no such package, which say so on stderr. Exit status: that of"
+            " the command; 126 if it could not be started, 127 if it was not found.",
         )
     )
     add_reproduce(
@@ -65,15 +69,14 @@ def parser() -> argparse.ArgumentParser:
             " no class to drive, 130 after Ctrl-C.",
         )
     )
-    add_run(
+    add_demo(
         commands.add_parser(
-            "run",
-            usage="%(prog)s [--on-backend-error {raise,log}] [--] COMMAND [ARGUMENT ...]",
-            help="any program, with this package imported first in it and its children",
-            description="Runs a command, unchanged, with this package imported first in every"
-            " Python that it starts. Not in those that are told to ignore PYTHONPATH (-E, -I, -S),"
-            " nor in those that have no such package, which say so on stderr. Exit status: that of"
-            " the command; 126 if it could not be started, 127 if it was not found.",
+            "demo",
+            help="a real consumer and producer on Kafka, with more threads at their buffers",
+            description="Copies messages from one Kafka topic to another with arroyo, while"
+            " threads write to and flush the metrics buffers of its processor and producers, and"
+            " accounts for every increment. Exit status: 0 if there was no error and nothing was"
+            " lost, 1 if not, 130 after Ctrl-C.",
         )
     )
     return program
@@ -108,7 +111,10 @@ def add_reproduce(command: argparse.ArgumentParser) -> None:
         "--seconds", type=seconds, default=2.0, help="for each of four runs (%(default)s)"
     )
     command.add_argument(
-        "--threads", type=some, default=2, help="how many write, how many flush (%(default)s)"
+        "--threads",
+        type=whole_number(1),
+        default=2,
+        help="how many write, how many flush (%(default)s)",
     )
     command.add_argument("--json", action="store_true", help="for machines")
 
@@ -116,10 +122,10 @@ def add_reproduce(command: argparse.ArgumentParser) -> None:
 def add_demo(command: argparse.ArgumentParser) -> None:
     command.set_defaults(command=with_arroyo(run_demo))
     command.add_argument(
-        "--messages", type=count, default=50_000, help="how many to copy (%(default)s)"
+        "--messages", type=whole_number(0), default=50_000, help="how many to copy (%(default)s)"
     )
     command.add_argument(
-        "--threads", type=count, default=4, help="how many write and flush (%(default)s)"
+        "--threads", type=whole_number(0), default=4, help="how many write and flush (%(default)s)"
     )
     command.add_argument(
         "--seconds",
@@ -137,22 +143,21 @@ def add_demo(command: argparse.ArgumentParser) -> None:
     )
 
 
-def count(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise ValueError
-    return value
+def whole_number(at_least: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        with suppress(ValueError):
+            if (value := int(text)) >= at_least:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {at_least} or more")
 
-
-def some(text: str) -> int:
-    if (value := count(text)) == 0:
-        raise ValueError
-    return value
+    return convert
 
 
 def seconds(text: str) -> float:
-    if not 0 < (value := float(text)) < math.inf:  # nor is NaN
-        raise ValueError
-    return value
+    with suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:  # nor is NaN
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
 
 
 Command = Callable[[argparse.Namespace], int]
