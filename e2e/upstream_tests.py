@@ -38,9 +38,9 @@ class Buffers:
     """What the tests are run with.
 
     Attributes:
-        whose: They are.
+        whose: They are, in the report.
         command: Starts Python.
-        patched: What the tests have to say of it, the classes of arroyo that are.
+        patched: The classes of arroyo that are, as the tests tell at their end.
     """
 
     whose: str
