@@ -2,15 +2,16 @@
 
 use std::time::Instant;
 
-use pyo3::exceptions::{PyGeneratorExit, PyKeyboardInterrupt, PySystemExit};
+use pyo3::exceptions::PyException;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
 
 use crate::arguments;
 use crate::clock::{self, Clock};
+use crate::fork;
 use crate::lock::{MutexGuard, Shared};
 use crate::logging;
+use crate::names::Name;
 use crate::pending::{Contents, Pending, Taken};
 use crate::settings;
 use crate::stats::Stats;
@@ -117,18 +118,34 @@ impl<C: Contents> Buffer<C> {
         taken.contents.forget_first(accepted);
         let leftover = self.pending.put_back(taken.contents);
         drop(leftover); // can run Python code, so after the guard is gone
-        let text = error_text(py, &error)?;
-        let message = logging::put_back_message(&text, accepted, unsent, dropped);
-        if !is_exit(py, &error) {
-            self.stats.lock().raised(text);
-            if settings::log_backend_errors() {
-                return logging::put_back_with_traceback(py, &message, error);
-            }
+        let generation = fork::generation();
+        let (text, exit) = error_text(py, &error);
+        if fork::generation() != generation {
+            return Err(error); // its `__str__` forked, and the flush is the parent's
         }
-        match logging::put_back(py, &message) {
+        let message = logging::put_back_message(&text, accepted, unsent, dropped);
+        let is_of_the_backend = !is_exit(py, &error);
+        if is_of_the_backend {
+            self.stats.lock().raised(text);
+        }
+        if let Some(exit) = exit {
+            return Err(exit);
+        }
+        let is_logged = is_of_the_backend && settings::log_backend_errors();
+        let logged = if is_logged {
+            logging::put_back_with_traceback(py, &message, error.clone_ref(py))
+        } else {
+            logging::put_back(py, &message)
+        };
+        match logged {
             Err(exit) if is_exit(py, &exit) => Err(exit),
             // The backend's error is the one to see, should logging raise one as well.
-            _ => Err(error),
+            _ if !is_logged => Err(error),
+            Err(of_logging) => {
+                of_logging.write_unraisable(py, None); // a consumer is not to die of its logging
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 
@@ -156,14 +173,14 @@ impl<C: Contents> Sending<'_, C> {
         &mut self,
         entries: impl IntoIterator<Item = T>,
         metrics: &Bound<'_, PyAny>,
-        method: &Bound<'_, PyString>,
+        method: &Name,
         mut send: impl FnMut(&Bound<'_, PyAny>, T) -> PyResult<()>,
     ) -> PyResult<()> {
         let mut entries = entries.into_iter().peekable();
         if entries.peek().is_none() {
             return Ok(());
         }
-        let method = metrics.getattr(method)?;
+        let method = metrics.getattr(method.get(metrics.py()))?;
         for entry in entries {
             if self.taken.is_the_parents() {
                 break; // the backend forked
@@ -175,29 +192,33 @@ impl<C: Contents> Sending<'_, C> {
     }
 }
 
-/// The errors that end a thread or a program: logging one instead would keep it alive.
+/// Whether an error is to end a thread or a program, as KeyboardInterrupt is and whatever else is no
+/// `Exception`: to log it instead would keep that alive.
 fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<PyKeyboardInterrupt>(py)
-        || error.is_instance_of::<PySystemExit>(py)
-        || error.is_instance_of::<PyGeneratorExit>(py)
+    !error.is_instance_of::<PyException>(py)
 }
 
-/// What a traceback ends with, for a record and for `stats()`.
-///
-/// # Errors
-///
-/// An exit that the error's `__str__` raised. Whatever else that raises makes the text a poorer one.
-fn error_text(py: Python<'_>, error: &PyErr) -> PyResult<String> {
+/// What a traceback ends with, for a record and for `stats()`; and an exit, if one was raised by the
+/// error's `__str__`. Whatever that raises makes the text a poorer one.
+fn error_text(py: Python<'_>, error: &PyErr) -> (String, Option<PyErr>) {
     match class_and_message(py, error) {
-        Ok(text) => Ok(text.chars().take(MAX_TEXT).collect()),
-        Err(exit) if is_exit(py, &exit) => Err(exit),
-        Err(_) => Ok("an error that can't be told in words".to_owned()),
+        Ok(text) => (text.chars().take(MAX_TEXT).collect(), None),
+        Err(raised) => {
+            let text = "an error that can't be told in words".to_owned();
+            (text, Some(raised).filter(|raised| is_exit(py, raised)))
+        }
     }
 }
 
+// Not by PyO3's fully_qualified_name(), which has an `intern!` in it: see `names`.
 fn class_and_message(py: Python<'_>, error: &PyErr) -> PyResult<String> {
-    let class = error.get_type(py).fully_qualified_name()?;
+    let class = error.get_type(py);
+    let (module, name) = (class.getattr("__module__")?.str()?, class.qualname()?);
     let message = error.value(py).str()?;
-    let (class, message) = (class.to_string_lossy(), message.to_string_lossy());
-    Ok(if message.is_empty() { class.into_owned() } else { format!("{class}: {message}") })
+    let (module, message) = (module.to_string_lossy(), message.to_string_lossy());
+    let mut text = name.to_string_lossy().into_owned();
+    if !matches!(&*module, "builtins" | "__main__") {
+        text = format!("{module}.{text}");
+    }
+    Ok(if message.is_empty() { text } else { format!("{text}: {message}") })
 }

@@ -1,15 +1,16 @@
 //! The Python class `DeliveryBuffer`.
 
+use std::mem;
+
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyFloat, PyInt, PyList, PyString};
 
 use crate::arguments;
 use crate::buffer::Buffer;
 use crate::deliveries::{Deliveries, Status};
-use crate::keywords::Keywords;
+use crate::names::{self, ENTRY};
 use crate::pending::Contents;
 use crate::stats;
 
@@ -32,9 +33,6 @@ use crate::stats;
 pub struct DeliveryBuffer {
     buffer: Buffer<Deliveries>,
 }
-
-/// As arroyo names them in its calls of a backend.
-static ENTRY: Keywords<3> = Keywords::new(["name", "value", "tags"]);
 
 #[pymethods]
 impl DeliveryBuffer {
@@ -112,31 +110,43 @@ impl DeliveryBuffer {
     /// Raises:
     ///     BaseException: What the backend raised. What it had not accepted by then, the entry it
     ///         was called with included, is pending again. With
-    ///         `install(on_backend_error="log")` only KeyboardInterrupt, SystemExit and
-    ///         GeneratorExit are raised, the rest is logged.
+    ///         `install(on_backend_error="log")` it is logged, unless it is no Exception, as
+    ///         KeyboardInterrupt is none.
     fn flush(&self, metrics: &Bound<'_, PyAny>, producer_name: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = metrics.py();
         self.buffer.flush(py, |deliveries, sending| {
             let producer_name = Some(producer_name).filter(|name| !name.is_none());
-            let (counts, increment) = (deliveries.counts(), intern!(py, "increment"));
-            sending.each(counts, metrics, increment, |increment, (status, count)| {
-                let metric = intern!(py, "arroyo.producer.produce_status");
+            let (key, metric) = (names::PRODUCER_NAME.get(py), names::PRODUCE_STATUS.get(py));
+            sending.each(
+                deliveries.counts(),
+                metrics,
+                &names::INCREMENT,
+                |call, (status, count)| {
+                    let tags = PyDict::new(py);
+                    tags.set_item(names::STATUS.get(py), name(py, status))?;
+                    if let Some(name) = producer_name {
+                        tags.set_item(&key, name)?;
+                    }
+                    ENTRY.call(call, [&metric, &PyInt::new(py, count), &tags])
+                },
+            )?;
+            let (none, metric) = (names::NO_PRODUCER_NAME.get(py), names::CALLBACK_LATENCY.get(py));
+            let producer_name = producer_name.unwrap_or(&none);
+            sending.each(deliveries.latencies(), metrics, &names::TIMING, |call, seconds| {
                 let tags = PyDict::new(py);
-                tags.set_item(intern!(py, "status"), name(py, status))?;
-                if let Some(name) = producer_name {
-                    tags.set_item(intern!(py, "producer_name"), name)?;
-                }
-                ENTRY.call(increment, [metric, &PyInt::new(py, count), &tags])
-            })?;
-            let producer_name = producer_name.unwrap_or(intern!(py, "N/A"));
-            let (latencies, timing) = (deliveries.latencies(), intern!(py, "timing"));
-            sending.each(latencies, metrics, timing, |timing, seconds| {
-                let metric = intern!(py, "arroyo.producer.callback_latency");
-                let tags = PyDict::new(py);
-                tags.set_item(intern!(py, "producer_name"), producer_name)?;
-                ENTRY.call(timing, [metric, &PyFloat::new(py, *seconds), &tags])
+                tags.set_item(&key, producer_name)?;
+                ENTRY.call(call, [&metric, &PyFloat::new(py, *seconds), &tags])
             })
         })
+    }
+
+    /// Take what is pending, for the caller to count it elsewhere.
+    ///
+    /// Returns:
+    ///     Deliveries by status, and the seconds that they took.
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Vec<f64>)> {
+        let deliveries = mem::take(&mut *self.buffer.lock());
+        Ok((dict(py, deliveries.counts().collect())?, deliveries.latencies().to_vec()))
     }
 
     /// Tell what is pending, without flushing it.
@@ -169,10 +179,10 @@ fn dict(py: Python<'_>, counts: Vec<(Status, u128)>) -> PyResult<Bound<'_, PyDic
     counts.into_iter().map(|(status, count)| (name(py, status), count)).into_py_dict(py)
 }
 
-fn name(py: Python<'_>, status: Status) -> &Bound<'_, PyString> {
+fn name(py: Python<'_>, status: Status) -> Bound<'_, PyString> {
     match status {
-        Status::Success => intern!(py, "success"),
-        Status::Error => intern!(py, "error"),
+        Status::Success => names::SUCCESS.get(py),
+        Status::Error => names::ERROR.get(py),
     }
 }
 

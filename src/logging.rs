@@ -5,13 +5,14 @@
 
 use std::time::Duration;
 
+use pyo3::PyErr;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::IntoPyDict;
-use pyo3::{PyErr, intern};
 use pyo3_log::{Caching, Logger};
 
 use crate::deliveries::MAX_LATENCIES;
+use crate::names;
 
 const LOGGER: &str = "arroyo_metrics_buffer";
 
@@ -38,7 +39,7 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
 /// What a subclass of Python's logger raised.
 pub fn is_debugging(py: Python<'_>) -> PyResult<bool> {
     const DEBUG: i64 = 10; // Python's logging.DEBUG
-    let level = python_logger(py)?.call_method0(intern!(py, "getEffectiveLevel"))?;
+    let level = python_logger(py)?.call_method0(names::GET_EFFECTIVE_LEVEL.get(py))?;
     Ok(level.extract::<i64>()? <= DEBUG)
 }
 
@@ -53,7 +54,7 @@ pub fn flushed(
     dropped: u64,
     time: Option<Duration>,
 ) -> PyResult<()> {
-    if let Some(time) = time {
+    if let Some(time) = time.filter(|_| entries > 0) {
         let microseconds = time.as_micros();
         log::debug!(target: LOGGER, "flushed {entries} entries in {microseconds} µs");
     }
@@ -82,7 +83,7 @@ pub fn put_back_with_traceback(py: Python<'_>, message: &str, error: PyErr) -> P
     // `log` has no place for an exception; Python's own logger has.
     let logger = python_logger(py)?;
     let exc_info = [("exc_info", error)].into_py_dict(py)?;
-    logger.call_method(intern!(py, "warning"), (message,), Some(&exc_info))?;
+    logger.call_method("warning", (message,), Some(&exc_info))?;
     Ok(())
 }
 

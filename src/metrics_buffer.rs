@@ -7,7 +7,6 @@ use std::thread;
 
 use pyo3::exceptions::{PyAttributeError, PyOverflowError, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyString, PyTuple};
 
@@ -15,6 +14,7 @@ use crate::arguments;
 use crate::buffer::Buffer;
 use crate::fork::AtFork;
 use crate::lock::Shared;
+use crate::names;
 use crate::stats;
 use crate::sums::{OutOfRange, Sums, Total};
 use crate::totals;
@@ -149,25 +149,31 @@ impl MetricsBuffer {
     ///
     /// Raises:
     ///     BaseException: What the backend raised. What it had not accepted by then, the sum it was
-    ///         called with included, is pending again. With `install(on_backend_error="log")` only
-    ///         KeyboardInterrupt, SystemExit and GeneratorExit are raised, the rest is logged.
+    ///         called with included, is pending again. With `install(on_backend_error="log")` it is
+    ///         logged, unless it is no Exception, as KeyboardInterrupt is none.
     fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         slf.get().buffer()?.flush(py, |totals, sending| {
-            let metrics = slf.getattr(intern!(py, "metrics"))?;
-            let timing = intern!(py, "timing");
-            sending.each(totals.timers.iter(), &metrics, timing, |timing, (name, seconds)| {
-                timing.call1((name, seconds)).map(drop)
-            })?;
-            let increment = intern!(py, "increment");
-            sending.each(totals.counters.iter(), &metrics, increment, |increment, (name, count)| {
-                // Most fit, and a wider integer takes Python several times as long to make.
-                match i64::try_from(count) {
-                    Ok(count) => increment.call1((name, count)),
-                    Err(_) => increment.call1((name, count)),
-                }
-                .map(drop)
-            })
+            let metrics = slf.getattr(names::METRICS.get(py))?;
+            sending.each(
+                totals.timers.iter(),
+                &metrics,
+                &names::TIMING,
+                |call, (name, seconds)| call.call1((name, seconds)).map(drop),
+            )?;
+            sending.each(
+                totals.counters.iter(),
+                &metrics,
+                &names::INCREMENT,
+                |call, (name, count)| {
+                    // Most fit, and a wider integer takes Python several times as long to make.
+                    match i64::try_from(count) {
+                        Ok(count) => call.call1((name, count)),
+                        Err(_) => call.call1((name, count)),
+                    }
+                    .map(drop)
+                },
+            )
         })
     }
 
@@ -256,7 +262,7 @@ fn add<V: Total>(
 /// Calls `flush()` so that an override or a mock of it is honoured.
 #[cold]
 pub fn flush_through_python(buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
-    buffer.call_method0(intern!(buffer.py(), "flush"))?;
+    buffer.call_method0(names::FLUSH.get(buffer.py()))?;
     Ok(())
 }
 
@@ -274,7 +280,7 @@ fn text<'a>(name: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
     }
     // Lone surrogates, which a str may contain and UTF-8 may not.
     let py = name.py();
-    let encode = py.get_type::<PyString>().getattr(intern!(py, "encode"))?;
+    let encode = py.get_type::<PyString>().getattr("encode")?;
     let bytes = encode.call1((name, "utf-8", "surrogatepass"))?;
     Ok(Cow::Owned(bytes.extract()?))
 }

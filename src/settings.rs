@@ -20,6 +20,12 @@ static SETTINGS: LazyLock<Shared<Settings>> =
 
 impl AtFork for Settings {}
 
+/// Makes the defaults, at import: a child that is forked while another thread makes them would wait for
+/// that thread.
+pub fn install() {
+    LazyLock::force(&SETTINGS);
+}
+
 /// The clock of buffers that are made without one; `None` is the native clock.
 pub fn clock(py: Python<'_>) -> Option<Py<PyAny>> {
     let settings = SETTINGS.lock();
@@ -29,6 +35,15 @@ pub fn clock(py: Python<'_>) -> Option<Py<PyAny>> {
 /// Whether an error of a backend is logged instead of raised.
 pub fn log_backend_errors() -> bool {
     SETTINGS.lock().log_backend_errors
+}
+
+/// Tell what becomes of an error of a backend, as `configure()` takes it.
+///
+/// Returns:
+///     "raise" or "log".
+#[pyfunction]
+pub fn on_backend_error() -> &'static str {
+    if log_backend_errors() { "log" } else { "raise" }
 }
 
 /// Choose the clock and the fate of backend errors for all buffers of the process.
@@ -50,7 +65,7 @@ pub fn configure(clock: Option<Bound<'_, PyAny>>, on_backend_error: &str) -> PyR
         "raise" => false,
         "log" => true,
         other => {
-            let message = format!("on_backend_error must be 'raise' or 'log', not {other:?}");
+            let message = format!("on_backend_error must be 'raise' or 'log', not '{other}'");
             return Err(PyValueError::new_err(message));
         }
     };

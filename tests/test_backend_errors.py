@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import logging
@@ -196,7 +197,14 @@ def test_errors_can_be_logged_instead_so_that_they_stop_no_consumer(
     assert buffer.snapshot() == ({}, {"c1": 1, "c2": 1, "c3": 1})
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
+class Shutdown(BaseException):
+    """What an application's signal handler raises to end it."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), asyncio.CancelledError(), Shutdown()],
+)
 def test_what_ends_a_program_is_raised_even_where_errors_are_logged(error: BaseException) -> None:
     arroyo_metrics_buffer.install(on_backend_error="log")
     backend = Flaky(error)

@@ -43,6 +43,38 @@ FORKS = int(os.environ.get("FORKS", "0")) // 12  # by each of the twelve that fo
 PATIENCE = 2 * DEADLINE + FORKS / 4  # seconds for a test that has such
 
 
+@pytest.mark.parametrize("attempt", range(6))
+@pytest.mark.parametrize("kind", [MetricsBuffer, Deliveries])
+def test_a_child_forked_in_the_midst_of_a_first_flush_can_flush(
+    kind: type[MetricsBuffer | Deliveries], attempt: int
+) -> None:
+    # What is made at the first use of something, and guarded meanwhile, the child finds half made.
+    # By chance, and once in the life of an interpreter: so in several.
+    program = f"import test_fork; test_fork.flush_and_fork(test_fork.{kind.__name__})"
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        check=True,
+        cwd=os.path.dirname(__file__),  # noqa: PTH120
+        timeout=2 * DEADLINE,
+    )
+
+
+def flush_and_fork(kind: type[MetricsBuffer | Deliveries]) -> None:
+    """Fork in several threads while another makes the first flush of this process."""
+
+    def filled() -> MetricsBuffer | Deliveries:
+        buffer = kind(Recorder(), flush_interval=math.inf)
+        buffer.incr_counter("count", 1)
+        buffer.incr_timing("time", UNIT)
+        return buffer
+
+    def fork_and_flush() -> None:
+        wait(fork(lambda: filled().flush()))
+
+    sys.setswitchinterval(1e-6)
+    run_together(filled().flush, *[fork_and_flush] * 6)
+
+
 def in_a_child(test: Callable[[], None]) -> Callable[[], None]:
     """Run a test in a process of its own, killed with all its children should it hang.
 

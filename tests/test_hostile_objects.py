@@ -569,4 +569,5 @@ def check(program: Program) -> None:
             world.do(call, twin)
         world.settle()
     assert world.complaints == []
-    assert world.delivered.as_text() == world.made.as_text()
+    delivered, all_made = world.delivered.as_text(), world.made.as_text()
+    assert delivered == all_made, f"{all_made} made, {delivered} delivered"

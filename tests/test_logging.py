@@ -90,6 +90,28 @@ def test_a_call_on_the_hot_path_leaves_no_record(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.usefixtures("raising_filter")
+def test_an_error_in_logging_stops_no_consumer_whose_backend_errors_are_logged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", reported.append)
+    arroyo_metrics_buffer.install(on_backend_error="log")
+    backend = Flaky()
+    backend.refused = {"x"}
+    buffer = MetricsBuffer(backend, flush_interval=math.inf)
+    buffer.incr_counter("x", 1)
+    buffer.flush()
+    assert buffer.snapshot() == ({}, {"x": 1})
+    assert [type(each.exc_value) for each in reported] == [RefusalError]
+
+
+def test_a_flush_of_nothing_leaves_no_record(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER.name)
+    MetricsBuffer(Recorder(), flush_interval=math.inf).flush()
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("raising_filter")
 def test_an_error_in_logging_is_raised_after_everything_was_sent() -> None:
     LOGGER.setLevel(logging.DEBUG)
     try:

@@ -11,6 +11,7 @@ from dataclasses import FrozenInstanceError, asdict, replace
 from typing import Any
 
 import pytest
+from arroyo.backends.kafka.consumer import ConfluentProducer
 
 import arroyo_metrics_buffer
 from alone import alone
@@ -142,9 +143,13 @@ def test_an_error_that_has_no_text_is_still_the_one_that_is_raised() -> None:
 def test_an_interrupt_while_the_text_is_made_is_raised_and_nothing_is_lost() -> None:
     buffer = MetricsBuffer(Raising(MuteError(KeyboardInterrupt())), flush_interval=math.inf)
     buffer.incr_counter("x", 1)
+    before = stats().consumer
     with pytest.raises(KeyboardInterrupt):
         buffer.flush()
     assert buffer.snapshot() == ({}, {"x": 1})
+    after = stats().consumer
+    assert counts(after) == counts(before, flushes=1, entries_put_back=1, backend_errors=1)
+    assert after.last_backend_error == "an error that can't be told in words"
 
 
 @pytest.mark.parametrize("exit_", [KeyboardInterrupt, SystemExit, GeneratorExit])
@@ -220,6 +225,41 @@ def test_a_fork_in_the_backend_counts_the_entries_of_each_process_where_they_wer
     assert backend.child is not None
     assert os.waitpid(backend.child, 0)[1] == 0
     assert counts(stats().consumer) == counts(before, flushes=1, entries_sent=2)
+
+
+def test_a_fork_while_the_text_is_made_leaves_the_error_to_the_parent() -> None:
+    class ForkingError(Exception):
+        child: int | None = None
+
+        def __str__(self) -> str:
+            self.child = os.fork()
+            return "forked"
+
+    error = ForkingError()
+    buffer = MetricsBuffer(Raising(error), flush_interval=math.inf)
+    buffer.incr_counter("x", 1)
+    before = stats().consumer
+    with contextlib.suppress(ForkingError):
+        buffer.flush()
+    if error.child == 0:
+        os._exit(0 if stats().consumer == NONE and buffer.snapshot() == ({}, {}) else 1)
+    assert error.child is not None
+    assert os.waitpid(error.child, 0)[1] == 0
+    assert counts(stats().consumer) == counts(
+        before, flushes=1, entries_put_back=1, backend_errors=1
+    )
+
+
+def test_what_uninstall_hands_back_is_not_counted_as_sent() -> None:
+    producer = ConfluentProducer({"log_level": 0})
+    vars(ConfluentProducer)["_ConfluentProducer__metrics_delivery_callback"](
+        producer, None, "message", 0.0
+    )
+    before = stats().producer
+    arroyo_metrics_buffer.uninstall()
+    assert counts(stats().producer) == counts(before)
+    assert vars(producer)["_ConfluentProducer__produce_counters"] == {"success": 1}
+    assert len(vars(producer)["_ConfluentProducer__callback_latency"]) == 1
 
 
 def test_threads_that_flush_at_once_are_all_counted() -> None:

@@ -39,7 +39,7 @@ def test_the_stub_and_the_extension_document_the_same_word_for_word(name: str) -
 
 
 def test_everything_public_is_documented_in_the_stub() -> None:
-    public = {"configure", "stats"}
+    public = {"configure", "on_backend_error", "stats"}
     for cls in (_core.MetricsBuffer, _core.DeliveryBuffer):
         methods = [name for name in vars(cls) if not name.startswith("_")]
         public |= {cls.__name__, *(f"{cls.__name__}.{name}" for name in methods)}

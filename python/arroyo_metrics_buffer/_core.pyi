@@ -5,7 +5,14 @@ from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeAlias, 
 
 from typing_extensions import disjoint_base
 
-__all__ = ["DeliveryBuffer", "MetricsBuffer", "__version__", "configure", "stats"]
+__all__ = [
+    "DeliveryBuffer",
+    "MetricsBuffer",
+    "__version__",
+    "configure",
+    "on_backend_error",
+    "stats",
+]
 
 __version__: str
 
@@ -75,8 +82,8 @@ class MetricsBuffer:
 
         Raises:
             BaseException: What the backend raised. What it had not accepted by then, the sum it was
-                called with included, is pending again. With `install(on_backend_error="log")` only
-                KeyboardInterrupt, SystemExit and GeneratorExit are raised, the rest is logged.
+                called with included, is pending again. With `install(on_backend_error="log")` it is
+                logged, unless it is no Exception, as KeyboardInterrupt is none.
         """
 
     def snapshot(self) -> tuple[dict[str, float], dict[str, int]]:
@@ -157,8 +164,15 @@ class DeliveryBuffer:
         Raises:
             BaseException: What the backend raised. What it had not accepted by then, the entry it
                 was called with included, is pending again. With
-                `install(on_backend_error="log")` only KeyboardInterrupt, SystemExit and
-                GeneratorExit are raised, the rest is logged.
+                `install(on_backend_error="log")` it is logged, unless it is no Exception, as
+                KeyboardInterrupt is none.
+        """
+
+    def drain(self) -> tuple[dict[str, int], list[float]]:
+        """Take what is pending, for the caller to count it elsewhere.
+
+        Returns:
+            Deliveries by status, and the seconds that they took.
         """
 
     def snapshot(self) -> tuple[dict[str, int], list[float]]:
@@ -185,6 +199,13 @@ def configure(
     Raises:
         TypeError: `clock` is not callable.
         ValueError: `on_backend_error` is neither "raise" nor "log".
+    """
+
+def on_backend_error() -> Literal["raise", "log"]:
+    """Tell what becomes of an error of a backend, as `configure()` takes it.
+
+    Returns:
+        "raise" or "log".
     """
 
 _Fields: TypeAlias = tuple[int, int, int, int, int, str | None, float | None]

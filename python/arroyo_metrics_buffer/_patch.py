@@ -66,8 +66,8 @@ def install(
             None stands for the system's monotonic coarse clock.
         on_backend_error: What a flush does with an error of the metrics backend, having put back
             what was not sent: ``"raise"`` it, as arroyo does, or ``"log"`` it, so that an outage of
-            the metrics backend can't stop a consumer. KeyboardInterrupt, SystemExit and
-            GeneratorExit are always raised.
+            the metrics backend can't stop a consumer. What is no Exception, as KeyboardInterrupt is
+            none, is always raised.
 
     Returns:
         The status after it.

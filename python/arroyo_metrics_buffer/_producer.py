@@ -110,20 +110,11 @@ def hand_back(cls: type) -> None:
     """Move what is pending in buffers of a class's producers to where arroyo's methods find it."""
     for reference in _producers.valuerefs():
         if isinstance(producer := reference(), cls):
-            vars(producer)[_DELIVERIES].flush(_HandBack(producer), None)
-
-
-class _HandBack:
-    """A metrics backend that is arroyo's own fields."""
-
-    def __init__(self, producer: Any) -> None:
-        self._counters, self._latencies = _arroyos_own(producer)
-
-    def increment(self, *, name: str, value: int, tags: dict[str, str]) -> None:  # noqa: ARG002
-        self._counters[tags["status"]] += value
-
-    def timing(self, *, name: str, value: float, tags: dict[str, str]) -> None:  # noqa: ARG002
-        self._latencies.append(value)
+            counters, latencies = _arroyos_own(producer)
+            counts, samples = vars(producer)[_DELIVERIES].drain()
+            for status, count in counts.items():
+                counters[status] += count
+            latencies += samples
 
 
 def _arroyos_own(producer: object) -> tuple[MutableMapping[str, int], list[float]]:
