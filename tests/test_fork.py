@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from unittest import mock
@@ -43,7 +44,7 @@ FORKS = int(os.environ.get("FORKS", "0")) // 12  # by each of the twelve that fo
 PATIENCE = 2 * DEADLINE + FORKS / 4  # seconds for a test that has such
 
 
-@pytest.mark.parametrize("attempt", range(6))
+@pytest.mark.parametrize("attempt", range(8))
 @pytest.mark.parametrize("kind", [MetricsBuffer, Deliveries])
 def test_a_child_forked_in_the_midst_of_a_first_flush_can_flush(
     kind: type[MetricsBuffer | Deliveries], attempt: int
@@ -69,10 +70,17 @@ def flush_and_fork(kind: type[MetricsBuffer | Deliveries]) -> None:
         return buffer
 
     def fork_and_flush() -> None:
+        start.wait()
         wait(fork(lambda: filled().flush()))
 
-    sys.setswitchinterval(1e-6)
-    run_together(filled().flush, *[fork_and_flush] * 6)
+    sys.setswitchinterval(1e-4)
+    flush, start = filled().flush, threading.Barrier(7)
+    with ThreadPoolExecutor(start.parties) as threads:
+        forks = [threads.submit(fork_and_flush) for _ in range(start.parties - 1)]
+        start.wait()
+        flush()
+    for each in forks:
+        each.result()
 
 
 def in_a_child(test: Callable[[], None]) -> Callable[[], None]:
