@@ -256,13 +256,6 @@ def produce_and_close(producer: KafkaProducer) -> None:
     producer.close().result(END_TIMEOUT)
 
 
-def sample(ledger: Ledger, parent: int) -> None:
-    ledger.sample()
-    if os.getppid() != parent:
-        # It was killed, and can stop neither this process nor its children any more.
-        os.killpg(0, signal.SIGKILL)
-
-
 def pipeline(
     options: argparse.Namespace, ledger: Ledger
 ) -> tuple[processor.StreamProcessor[KafkaPayload], KafkaProducer]:
@@ -300,7 +293,7 @@ def main(options: argparse.Namespace) -> None:
             threads.repeat(buffer.flush, pauses=FLUSH_PAUSES)
         wrapped = vars(producer)["_KafkaProducer__producer"]
         threads.repeat(wrapped.flush, 0, pauses=FLUSH_PAUSES)
-        threads.repeat(sample, ledger, options.parent, pauses=SAMPLE_PAUSES)
+        threads.repeat(ledger.sample, pauses=SAMPLE_PAUSES)
         if options.forking:
             threads.repeat(fork, buffer, backend, threads, pauses=FORK_PAUSES)
         with threads.noted():
@@ -318,7 +311,6 @@ def main(options: argparse.Namespace) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("number", type=int)
-    parser.add_argument("parent", type=int, help="the process without which this one ends")
     parser.add_argument("servers", help="Kafka's bootstrap servers")
     parser.add_argument("statsd", type=Path, help="a Unix datagram socket")
     parser.add_argument("ledger", type=Path, help="a file")

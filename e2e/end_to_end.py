@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from accounts import (
     Account,
@@ -26,9 +25,10 @@ from accounts import (
     settled,
     table,
 )
+from ending import Failed, fail_on_signals
 from ledger import FACTS, ROWS
 from scenario import KILLED, ROLES, STAYING, Scenario
-from servers import Failed, kafka, missing, statsd
+from servers import OF_KAFKA, OF_STATSD, kafka, missing, statsd
 
 TIMEOUT = 300  # seconds, once the servers have started
 # Seconds before the kill in which was made what got lost by it, at most: arroyo's flush interval,
@@ -43,11 +43,10 @@ def main() -> int:
     parser.add_argument("--unpatched", action="store_true", help="with arroyo's own buffers")
     if parser.parse_args().unpatched:
         os.environ["ARROYO_METRICS_BUFFER_DISABLE"] = "1"
-    if lacking := missing():
+    if lacking := missing(OF_KAFKA | OF_STATSD):
         print(f"Not run: this machine lacks {', '.join(lacking)}.", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGALRM, stop)
+    fail_on_signals()
     try:
         with tempfile.TemporaryDirectory(prefix="e2e-") as folder:
             return run(Path(folder))
@@ -56,10 +55,6 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def stop(number: int, _frame: object) -> NoReturn:
-    raise Failed(f"stopped by {signal.Signals(number).name}")
 
 
 def run(folder: Path) -> int:

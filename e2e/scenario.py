@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
@@ -17,8 +16,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from consumer import DESTINATION, LAST, SOURCE
+from ending import Failed, process_group
 from ledger import Record
-from servers import Failed, StatsD
+from servers import StatsD
 
 PARTITIONS = 12
 MESSAGES_PER_SECOND = 1_000
@@ -38,7 +38,7 @@ STAYING, STOPPED, KILLED, LATE = (0, 1), 2, 3, 4
 class Member:
     """A consumer's process."""
 
-    def __init__(self, number: int, servers: str, server: StatsD, folder: Path) -> None:
+    def __init__(self, number: int, group: int, servers: str, server: StatsD, folder: Path) -> None:
         self.number = number
         self.expected: int | None = None
         self.killed_at: float | None = None
@@ -46,14 +46,14 @@ class Member:
         ledger = folder / f"consumer-{number}.ledger"
         self.record = Record(ledger)
         script = Path(__file__).with_name("consumer.py")
-        arguments = map(str, (number, os.getpid(), servers, server.socket, ledger))
+        arguments = map(str, (number, servers, server.socket, ledger))
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, str(script), *arguments, *ROLES[number]],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                process_group=0,  # apart from Ctrl-C, and together with its children
+                process_group=group,
             )
 
     def terminate(self) -> None:
@@ -72,12 +72,6 @@ class Member:
 
     def last_word(self) -> str:
         return self.log.read_text(errors="replace").strip().rpartition("\n")[2]
-
-    def sweep(self) -> None:
-        """End whatever is left of it and of its children."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 class Messages:
@@ -144,6 +138,7 @@ class Scenario:
 
     def __init__(self, servers: str, server: StatsD, folder: Path) -> None:
         self._surroundings = servers, server, folder
+        self._groups = ExitStack()
         self.messages = Messages(servers)
         self.members: dict[int, Member] = {}
 
@@ -176,11 +171,13 @@ class Scenario:
                 with suppress(subprocess.TimeoutExpired):
                     member.process.wait(max(deadline - time.monotonic(), 0))
         finally:
+            self._groups.close()  # a member's group is its children too
             for member in self.members.values():
-                member.sweep()
+                member.process.wait()
 
     def _join(self, number: int) -> None:
-        self.members[number] = member = Member(number, *self._surroundings)
+        group = self._groups.enter_context(process_group())
+        self.members[number] = member = Member(number, group, *self._surroundings)
         self._until(f"consumer {number} starts", lambda: member.record.fact("assignments") > 0)
 
     def _leave(self, what: str, step: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from xml.etree import ElementTree
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
+
+from ending import Failed, process_group
 
 POM = Path(__file__).with_name("pom.xml")
 STATSD_EXPORTER = "github.com/prometheus/statsd_exporter@v0.31.0"
@@ -35,13 +37,13 @@ Series = tuple[str, frozenset[tuple[str, str]]]
 """A metric's name and its labels."""
 
 
-class Failed(Exception):  # noqa: N818 - what a run has, not what a programmer made
-    """What was asked for did not come about."""
+# What a server needs: commands, and how people call them.
+OF_KAFKA = {"java": "Java (17 or newer)", "mvn": "Maven"}
+OF_STATSD = {"go": "Go"}
 
 
-def missing() -> list[str]:
-    """The tools that this machine lacks: without them there are no servers."""
-    tools = {"java": "Java (17 or newer)", "mvn": "Maven", "go": "Go"}
+def missing(tools: Mapping[str, str]) -> list[str]:
+    """Those that this machine lacks."""
     return [name for command, name in tools.items() if shutil.which(command) is None]
 
 
@@ -171,16 +173,18 @@ def cached(name: str, fill: Callable[[Path], None]) -> Path:
 def run(*command: str, **environment: str) -> None:
     """Run a command to its end; what it says is shown if it fails."""
     try:
-        subprocess.run(
-            command,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=FETCH_TIMEOUT,
-            env={**os.environ, **environment},
-        )
+        with process_group() as group:
+            subprocess.run(
+                command,
+                check=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=FETCH_TIMEOUT,
+                env={**os.environ, **environment},
+                process_group=group,
+            )
     except subprocess.CalledProcessError as error:
         raise Failed(f"{error.stdout}{error}") from None
     except subprocess.TimeoutExpired as error:
@@ -190,21 +194,20 @@ def run(*command: str, **environment: str) -> None:
 @contextmanager
 def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server, stopped at the end."""
-    with log.open("wb") as output:
+    with log.open("wb") as output, process_group() as group:
         server = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            process_group=0,  # Ctrl-C is for us: its clients are to end first
+            process_group=group,
         )
-    try:
-        yield server
-    finally:
-        server.terminate()
         try:
-            server.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
+            yield server
+            server.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(STOP_TIMEOUT)
+        finally:
             server.kill()
             server.wait()
 

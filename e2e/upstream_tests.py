@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,11 +18,11 @@ from contextlib import ExitStack, chdir, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import servers
-from servers import Failed
+from ending import Failed, fail_on_signals, process_group
 
 RELEASE = version("sentry-arroyo")
 BROKER = "DEFAULT_BROKERS"  # where the tests look for its address, in the environment
@@ -64,15 +63,14 @@ class Test(NamedTuple):
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, stop)
+    fail_on_signals()
     tests: dict[str, Test] = defaultdict(lambda: Test([], []))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
         stack.enter_context(chdir(folder))
         put_tests(folder)
         arguments = ["tests"]
-        # What Go builds is a StatsD server, which nobody needs here.
-        if lacking := [tool for tool in servers.missing() if tool != "Go"]:
+        if lacking := servers.missing(servers.OF_KAFKA):
             of_kafka = [path for path in Path("tests").rglob("*.py") if BROKER in path.read_text()]
             arguments += [f"--ignore={path}" for path in of_kafka]
             print(f"left out, as there is no {' and no '.join(lacking)}:", *of_kafka)
@@ -88,10 +86,6 @@ def main() -> int:
             if not arguments:
                 break
     return report(tests)
-
-
-def stop(number: int, _frame: object) -> NoReturn:
-    raise Failed(f"stopped by {signal.Signals(number).name}")
 
 
 def failed(test: Test) -> bool:
@@ -140,16 +134,16 @@ def run_tests(buffers: Buffers, arguments: Iterable[str]) -> dict[str, str]:
 def run(command: list[str]) -> str:
     """Run a command until it ends or has to, and its children; return the last of what it said."""
     with tempfile.TemporaryFile("w+", errors="replace") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
-        )
-        try:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(TIMEOUT)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        with process_group() as group, suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                command,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=TIMEOUT,
+                process_group=group,
+            )
         output.seek(0)
         return output.read()[-10_000:]
 
