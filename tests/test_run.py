@@ -275,6 +275,24 @@ def test_arguments_are_unchanged(
     assert result.stdout == f"{arguments}\n"
 
 
+@pytest.mark.parametrize("by", ["path", "name"])
+def test_a_script_that_names_no_interpreter_is_run_by_sh_as_without_it(
+    tmp_path: Path, by: str
+) -> None:
+    """Also if a folder that is looked in later has a program of that name."""
+    first, later = tmp_path / "first" / "a script", tmp_path / "later" / "a script"
+    script(later, "print('another')")
+    script(first, "").write_text("""echo "sh $0" "$@"; exit 3""")
+    command = {"path": f"./first/{first.name}", "name": first.name}[by]
+    path = os.pathsep.join([str(first.parent), str(later.parent), os.environ["PATH"]])
+    arguments = [command, *ARGUMENTS]
+    alone = ended("env", *arguments, cwd=tmp_path, environment={"PATH": path})
+    result = ended(*RUN, *arguments, cwd=tmp_path, environment={"PATH": path})
+    assert alone.stdout.startswith("sh ")
+    assert (result.returncode, result.stdout) == (alone.returncode, alone.stdout)
+    assert result.stderr == ""
+
+
 def test_what_goes_in_comes_out_byte_by_byte() -> None:
     everything = bytes(range(256)) * 1000
     command = [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from ._patch import ON_BACKEND_ERROR
 
@@ -34,10 +37,23 @@ def run(program: list[str], *, on_backend_error: str | None) -> int:
         # Python ignores these, and what is ignored stays so in a program that is not Python.
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
-        os.execvpe(program[0], program, environment)
+        _become(program, environment)
     except OSError as error:
         sys.stderr.write(f"arroyo-metrics-buffer: {program[0]}: {error.strerror}\n")
         return 127 if isinstance(error, FileNotFoundError | NotADirectoryError) else 126
+
+
+def _become(program: list[str], environment: dict[str, str]) -> NoReturn:
+    """As execvp(3): what the system knows no format of is a script for ``sh``."""
+    path = shutil.which(program[0])
+    if path is None:
+        os.execvpe(program[0], program, environment)  # it fails, and tells why
+    try:
+        os.execve(path, program, environment)
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+    os.execve("/bin/sh", ["/bin/sh", path, *program[1:]], environment)
 
 
 def _python_path(before: str | None) -> str:
