@@ -213,6 +213,24 @@ def test_a_run_in_a_run_in_another_environment_ends_and_patches(tmp_path: Path) 
     assert (result.stdout, result.stderr) == ("arroyo_metrics_buffer\n", "")
 
 
+@pytest.mark.parametrize(
+    ("before", "register"), [([], "sys.modules[spec.name] = module"), ([], ""), (RUN, "")]
+)
+def test_the_file_executed_by_its_path_imports_the_package_and_no_more(
+    before: list[str], register: str
+) -> None:
+    code = f"""
+import importlib.util
+import sys
+spec = importlib.util.spec_from_file_location("sitecustomize", {FOLDER + "/sitecustomize.py"!r})
+module = importlib.util.module_from_spec(spec)
+{register}
+spec.loader.exec_module(module)
+"""
+    result = ended(*before, *python(code + IS_IMPORTED))
+    assert (result.stdout, result.stderr) == ("True\n", "")
+
+
 def test_safe_path_changes_nothing() -> None:
     result = ended(*RUN, *python(IS_IMPORTED), environment={"PYTHONSAFEPATH": "1"})
     assert result.stdout == "True\n"
@@ -323,6 +341,22 @@ def test_an_interpreter_without_the_package_says_so_and_runs_unpatched(tmp_path:
         f"arroyo-metrics-buffer: {tmp_path}/bin/python runs without it:"
         """ ModuleNotFoundError("No module named 'arroyo_metrics_buffer'")\n"""
     )
+
+
+SUBINTERPRETER = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+within = interpreters.create()
+interpreters.run_string(within, "print('goes on', flush=True)")
+interpreters.destroy(within)
+"""
+
+
+def test_an_interpreter_within_another_starts_without_a_word() -> None:
+    result = ended(*RUN, *python(SUBINTERPRETER))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "goes on\n", "")
 
 
 @pytest.mark.parametrize("redirect", ["", "2>&-"])

@@ -12,17 +12,21 @@ import sys
 try:
     importlib.import_module("arroyo_metrics_buffer")
 except Exception as error:  # noqa: BLE001 - another interpreter, most likely: its program has to run
-    with contextlib.suppress(Exception):  # stderr may be closed
-        sys.stderr.write(
-            f"arroyo-metrics-buffer: {sys.executable} runs without it: {error!r}\n"  # in one line
-        )
+    # No subinterpreter can have it, and that is no news: a program may make one for each request.
+    if not (isinstance(error, ImportError) and "subinterpreters" in str(error)):
+        line = f"arroyo-metrics-buffer: {sys.executable} runs without it: {error!r}\n"
+        with contextlib.suppress(Exception):  # stderr may be closed
+            sys.stderr.write(line)
 
 # Now the module of this name that would have been found without this folder. What it raises is for
-# `site` to judge, as ever; so is the ImportError, if there is none.
+# `site` to judge, as ever; so is the ImportError, if there is none. Not if somebody runs this file
+# by its path: then there is no other to be found.
 _folder = os.path.dirname(__file__)  # noqa: PTH120 - as sys.path has it
-sys.path.remove(_folder)
-del sys.modules["sitecustomize"]
-try:
-    importlib.import_module("sitecustomize")
-finally:
-    sys.path.insert(0, _folder)  # for children whose PYTHONPATH is made of it
+_found = getattr(sys.modules.get("sitecustomize"), "__dict__", None) is globals()
+if _found and _folder in sys.path:
+    sys.path.remove(_folder)
+    del sys.modules["sitecustomize"]
+    try:
+        importlib.import_module("sitecustomize")
+    finally:
+        sys.path.insert(0, _folder)  # for children whose PYTHONPATH is made of it
