@@ -19,11 +19,11 @@ except Exception as error:  # noqa: BLE001 - another interpreter, most likely: i
             sys.stderr.write(line)
 
 # Now the module of this name that would have been found without this folder. What it raises is for
-# `site` to judge, as ever; so is the ImportError, if there is none. Not if somebody runs this file
-# by its path: then there is no other to be found.
+# `site` to judge, as ever; so is the ImportError, if there is none. Where somebody else than `site`
+# runs this file, by its path, it is in nobody's way.
 _folder = os.path.dirname(__file__)  # noqa: PTH120 - as sys.path has it
-_found = getattr(sys.modules.get("sitecustomize"), "__dict__", None) is globals()
-if _found and _folder in sys.path:
+_by_site = getattr(sys.modules.get("sitecustomize"), "__dict__", None) is globals()
+if _by_site and _folder in sys.path:
     sys.path.remove(_folder)
     del sys.modules["sitecustomize"]
     try:

@@ -6,6 +6,7 @@ Each runs in an interpreter of its own, where ``_stress.py`` drives them.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from arroyo_metrics_buffer import status
+from arroyo_metrics_buffer._patch import DISABLE
 
 from . import _stress
 from ._progress import Progress
@@ -73,6 +75,8 @@ def reproduce(*, seconds: float, threads: int, as_json: bool) -> int:
         The exit status: 0 if there was no error and nothing lost with this package, 1 if there was
         or a run died, 2 if this release of arroyo has no class that can be driven.
     """
+    if os.environ.get(DISABLE) == "1":
+        sys.stderr.write(f"{DISABLE}=1 is ignored: 'patched' is patched.\n")
     runs: dict[str, Outcomes] = {}
     try:
         with Progress() as progress:

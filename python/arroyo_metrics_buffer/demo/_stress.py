@@ -19,6 +19,7 @@ from arroyo.backends.kafka import consumer
 from arroyo.processing import processor
 
 from arroyo_metrics_buffer import _shape, install, uninstall
+from arroyo_metrics_buffer._patch import DISABLE
 
 from ._accounts import (
     Errors,
@@ -72,7 +73,7 @@ def why_not() -> dict[str, str]:
         if _shape.difference(processor.MetricsBuffer, shape) is None:
             reasons["MetricsBuffer"] = reason
     # Whoever asks for this wants to see it, whatever the environment keeps the rest from.
-    os.environ.pop("ARROYO_METRICS_BUFFER_DISABLE", None)
+    os.environ.pop(DISABLE, None)
     for target in install().targets:
         if target.state != "patched":
             reasons[target.name.rpartition(".")[2]] = target.reason
