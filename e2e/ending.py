@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-# That of a terminal that is closed, too.
+# The second is that of a terminal that is closed, the third that of a script's own timeout.
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 
