@@ -359,6 +359,12 @@ def test_an_interpreter_within_another_starts_without_a_word() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "goes on\n", "")
 
 
+def test_an_interpreter_within_another_leaves_its_settings_alone() -> None:
+    install = "import arroyo_metrics_buffer; arroyo_metrics_buffer.install(on_backend_error='log')"
+    result = ended(*RUN, *python(install + SUBINTERPRETER + FAILING_BACKEND))
+    assert (result.returncode, result.stdout) == (0, "goes on\n" * 2)
+
+
 @pytest.mark.parametrize("redirect", ["", "2>&-"])
 def test_an_interpreter_where_the_import_fails_runs_on(tmp_path: Path, redirect: str) -> None:
     """Also where stderr is closed."""
