@@ -490,7 +490,7 @@ def record(error: Any, latency: Any = None) -> Entries:
 
 def add(counts: Any, latencies: Any) -> Entries:
     counts, latencies = instance(dict, counts), instance(list, latencies)
-    samples = [sample(number(latency)) for latency in latencies]
+    samples = [sample(number(latency)) for latency in list.__iter__(latencies)]
     items = list(dict.items(counts))
     counted = [(text(status), integer(count, 0, 2**64)) for status, count in items]
     if not {status for status, _ in counted} <= set(STATUSES):
