@@ -93,6 +93,10 @@ EARLY = """
 from arroyo.processing.processor import MetricsBuffer
 early = MetricsBuffer()
 """
+FROZEN = """
+import arroyo.processing.processor, gc
+gc.freeze()
+"""
 REPLACED = """
 import arroyo_metrics_buffer
 arroyo_metrics_buffer.MetricsBuffer.incr_counter = lambda self, metric, delta: None
@@ -124,6 +128,7 @@ processor.MetricsBuffer = Raising
         (EARLY, "buffers of arroyo's own alive: 1"),
         (REPLACED, "MetricsBuffer.incr_counter is __main__.<lambda>"),
         (LOSSY, "NOT exact"),
+        (FROZEN, "buffers of arroyo's own alive: gc.freeze() keeps that from view"),
         (RAISING, "RuntimeError: dictionary changed size during iteration"),
     ],
 )
@@ -140,6 +145,18 @@ def test_older_releases_are_found_protected_too(version: str) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "missing: this arroyo uses confluent_kafka's own" in ran.stdout
     assert ran.stdout.splitlines()[-1] == "Every buffer of this arroyo is protected."
+
+
+@pytest.mark.parametrize("version", ["2.10.3", "2.25.0"])
+def test_a_method_of_an_older_releases_class_that_others_replaced_is_told(version: str) -> None:
+    first = """
+import arroyo_metrics_buffer
+from arroyo.processing import processor
+processor.MetricsBuffer.incr_counter = lambda self, metric, delta: None
+"""
+    ran = doctor(first=first, PYTHONPATH=str(folder(version)))
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert ".incr_counter is __main__.<lambda>" in ran.stdout
 
 
 def test_it_is_a_command_of_the_package() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import importlib.metadata
 import subprocess
 import sys
@@ -170,7 +171,7 @@ def test_buffers_that_were_made_before_the_patch_are_counted_until_they_are_gone
         pass
 
     gc.collect()
-    before = of_buffer().unpatched
+    before = of_buffer().unpatched or 0
     buffers = [upstream(), upstream(), Extended()]
     target = of_buffer()
     assert target.unpatched == before + 3
@@ -192,14 +193,103 @@ def test_nobody_looks_for_buffers_of_a_class_that_was_patched_before_anyone_coul
     code = """
 import gc, arroyo_metrics_buffer, arroyo.processing.processor
 gc.get_referrers = None
+gc.freeze()  # nor do they have to
 assert arroyo_metrics_buffer.status().protected
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_buffers_that_the_garbage_collector_does_not_see_any_more_protect_no_more() -> None:
+    frozen_buffers()
+
+
+@alone
+def frozen_buffers() -> None:
+    early = buffer_of_arroyos_own()
+    gc.freeze()
+    assert (of_buffer().unpatched, of_buffer().protected) == (None, False)
+    gc.unfreeze()
+    assert (of_buffer().unpatched, of_buffer().protected) == (1, False)
+    assert early
+
+
+def buffer_of_arroyos_own() -> Any:
+    arroyo_metrics_buffer.uninstall()
+    buffer = processor.MetricsBuffer()
+    arroyo_metrics_buffer.install()
+    return buffer
+
+
+def test_buffers_of_a_module_that_was_imported_anew_since_are_counted() -> None:
+    buffers_before_reload()
+
+
+@alone
+def buffers_before_reload() -> None:
+    early = [buffer_of_arroyos_own()]
+    for count in 2, 3:
+        importlib.reload(processor)
+        early.append(processor.MetricsBuffer())
+        assert (of_buffer().unpatched, of_buffer().protected) == (count, False)
+        arroyo_metrics_buffer.install()
+        assert (of_buffer().unpatched, of_buffer().protected) == (count, False)
+
+
+def test_a_class_of_somebody_else_is_not_even_asked_for_its_name() -> None:
+    asked = []
+
+    class Metaclass(type):
+        def __getattribute__(cls, name: str) -> Any:
+            asked.append(name)
+            raise RuntimeError(name)
+
+    class MetricsBuffer(metaclass=Metaclass): ...
+
+    asked.clear()
+    assert of_buffer().unpatched == 0
+    assert asked == []
+    assert MetricsBuffer
+
+
+def test_producers_of_a_module_that_was_imported_anew_since_are_counted() -> None:
+    producers_before_reload()
+
+
+@alone
+def producers_before_reload() -> None:
+    arroyo_metrics_buffer.uninstall()
+    producer = consumer.ConfluentProducer({"log_level": 0})
+    importlib.reload(consumer)
+    arroyo_metrics_buffer.install()
+    assert (of_producer().unpatched, of_producer().protected) == (1, False)
+    assert producer
+
+
+def test_where_somebody_else_put_this_packages_class_in_place_it_is_watched_as_well(
+    upstream: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arroyo_metrics_buffer.uninstall()
+    early = upstream()
+    monkeypatch.setattr(processor, "MetricsBuffer", MetricsBuffer)
+    arroyo_metrics_buffer.install()
+    assert of_buffer().unpatched == 1
+    del early
+    assert of_buffer().protected
+    monkeypatch.setattr(MetricsBuffer, "flush", lambda _: None)
+    assert len(of_buffer().changes) == 1
+    assert not of_buffer().protected
+
+
+def test_a_confluent_kafka_that_is_not_the_real_one_has_no_producers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka", mock.Mock())
+    assert of_producer().unpatched == 0
+
+
 def test_producers_are_counted_while_their_class_is_not_patched() -> None:
     arroyo_metrics_buffer.uninstall()
-    before = of_producer().unpatched
+    before = of_producer().unpatched or 0
     producer = consumer.ConfluentProducer({"log_level": 0})
     assert of_producer().unpatched == before + 1
     arroyo_metrics_buffer.install()

@@ -104,7 +104,8 @@ def text_of_target(target: TargetStatus) -> Iterator[str]:
     yield target.name
     yield f"  {target.state}: {target.reason}"
     yield f"  changed by others since: {', '.join(target.changes) or 'nothing'}"
-    yield f"  buffers of arroyo's own alive: {target.unpatched}"
+    alive = "gc.freeze() keeps that from view" if target.unpatched is None else target.unpatched
+    yield f"  buffers of arroyo's own alive: {alive}"
     yield f"  protected: {'yes' if target.protected else 'NO'}"
 
 

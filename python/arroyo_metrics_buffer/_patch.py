@@ -21,7 +21,7 @@ from wrapt import register_post_import_hook
 
 from ._core import configure
 from ._status import Status, TargetStatus, count_objects, environment
-from ._targets import TARGETS, Finding, Patch, Target
+from ._targets import TARGETS, Finding, Patch, Target, changes
 
 DISABLE = "ARROYO_METRICS_BUFFER_DISABLE"
 ON_BACKEND_ERROR = "ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR"
@@ -172,18 +172,18 @@ def _status(target: Target) -> TargetStatus:
     found = _find(target)
     with _lock:
         patch = _patches.get(target)
-        changes = patch.changes() if patch else []
-        arroyos = target.arroyos_own(sys.modules.get(target.module), patch)
-    unpatched = sum(map(count_objects, arroyos))
+        changed = changes(patch.watched if patch else target.watched)
+        arroyos = target.arroyos_own(patch)
+    unpatched = count_objects(arroyos)
     return TargetStatus(
         name=target.name,
         state=found.state,
         reason=found.reason,
-        changes=tuple(change.text for change in changes),
+        changes=tuple(change.text for change in changed),
         unpatched=unpatched,
         protected=found.is_protected
-        and all(change.is_extension for change in changes)
-        and not unpatched,
+        and all(change.is_extension for change in changed)
+        and unpatched == 0,
     )
 
 

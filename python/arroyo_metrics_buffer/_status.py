@@ -26,7 +26,8 @@ class TargetStatus:
         changes: What something else has put in the place of this package's class or methods since
             they were, each in words: another patch, a wrapper, a subclass.
         unpatched: How many buffers of arroyo's own class are alive. They were made before it was
-            patched, and stay as they are.
+            patched, and stay as they are. None if that can't be told, since ``gc.freeze()`` was
+            called and the class was not patched before anyone could use it.
         protected: Whether this class of arroyo's can lose nothing in this process: it is patched or
             has nothing to patch, what has changed since extends this package's, and there is no
             buffer of arroyo's own. A class that is not imported yet is protected so far.
@@ -36,7 +37,7 @@ class TargetStatus:
     state: State
     reason: str
     changes: tuple[str, ...]
-    unpatched: int
+    unpatched: int | None
     protected: bool
 
 
@@ -99,12 +100,17 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def count_objects(cls: type) -> int:
-    """How many objects there are of a class and of its subclasses.
+def count_objects(classes: list[type]) -> int | None:
+    """How many objects there are of some classes and of their subclasses.
 
-    It looks at every object that the garbage collector knows.
+    It looks at every object that the garbage collector knows. None if ``gc.freeze()`` has hidden
+    some from it, which nothing but ``gc.unfreeze()``, the application's, would bring back.
     """
-    classes: list[type] = [cls]
+    if not classes:
+        return 0
+    if gc.get_freeze_count():
+        return None
+    classes = classes.copy()
     for known in classes:
         subclasses: list[type] = type.__subclasses__(known)
         classes += (each for each in subclasses if each not in classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -52,7 +52,7 @@ class Patch:
         owner: object,
         attributes: dict[str, Any],
         *,
-        in_use: bool = True,
+        in_use: bool,
         watched: Iterable[Attribute] = (),
         clean_up: Callable[[], None] = lambda: None,
     ) -> None:
@@ -64,7 +64,7 @@ class Patch:
         self.in_use = in_use
         """Whether anyone may have got hold of the originals before."""
         replaced = (Attribute(owner, name, value) for name, value in attributes.items())
-        self._watched = (*replaced, *watched)
+        self.watched = (*replaced, *watched)
 
     def apply(self) -> None:
         """Replace them."""
@@ -77,13 +77,23 @@ class Patch:
             if vars(self._owner).get(name) is value:
                 setattr(self._owner, name, self.originals[name])
 
-    def changes(self) -> list[Change]:
-        """What somebody else has replaced, of these and of what else is watched."""
-        return [
-            Change(f"{_name(owner)}.{name} is {_name(theirs)}", _extends(theirs, ours))
-            for owner, name, ours in self._watched
-            if (theirs := inspect.getattr_static(owner, name, None)) is not ours
-        ]
+
+def changes(watched: Iterable[Attribute]) -> list[Change]:
+    """What somebody else has replaced."""
+    return [
+        Change(f"{_name(owner)}.{name} is {_name(theirs)}", _extends(theirs, ours))
+        for owner, name, ours in watched
+        if (theirs := inspect.getattr_static(owner, name, None)) is not ours
+    ]
+
+
+# Of any class there is, whatever its metaclass says or does when it is asked.
+_class_name = type.__dict__["__name__"].__get__
+_class_module = type.__dict__["__module__"].__get__
+
+
+def _is_arroyos(module: object) -> bool:
+    return type(module) is str and module.startswith("arroyo.")
 
 
 class Target(ABC):
@@ -93,6 +103,8 @@ class Target(ABC):
     attribute: ClassVar[str]
     shapes: ClassVar[tuple[_shape.Shape, ...]]
     """Those that can be patched, the newest first."""
+    watched: ClassVar[tuple[Attribute, ...]] = ()
+    """What its safety depends on where no patch is in place, as it is before others change it."""
 
     @property
     def name(self) -> str:
@@ -117,18 +129,34 @@ class Target(ABC):
     def protection(self, current: object) -> str | None:
         """How the class is patched, in words; None if it is not."""
 
+    def arroyos_own(self, patch: Patch | None) -> list[type]:
+        """The classes of arroyo whose objects, should there be any, lose metrics.
+
+        All that are alive: that of a module which was imported anew, or whose name is another
+        class's now, lives on in its objects.
+        """
+        unused = patch.originals.values() if patch and not patch.in_use else ()
+        parent = self.parent()
+        classes: list[type] = type.__subclasses__(parent) if isinstance(parent, type) else []
+        return [
+            each
+            for each in classes
+            if _class_name(each) == self.attribute and _is_arroyos(_class_module(each))
+            if each not in unused and not self.judge(each).is_protected
+        ]
+
     @abstractmethod
-    def arroyos_own(self, module: ModuleType | None, patch: Patch | None, /) -> Iterator[type]:
-        """The classes of arroyo whose objects lose metrics, as far as they were imported."""
+    def parent(self) -> object:
+        """What arroyo's class is a subclass of."""
 
     @abstractmethod
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
         """The patch for the class that is in the module now, which others may know already."""
 
 
-def methods_of(cls: type) -> list[Attribute]:
+def methods_of(cls: type) -> tuple[Attribute, ...]:
     names = ("incr_timing", "incr_counter", "flush")
-    return [Attribute(cls, name, inspect.getattr_static(cls, name)) for name in names]
+    return tuple(Attribute(cls, name, inspect.getattr_static(cls, name)) for name in names)
 
 
 class MetricsBufferTarget(Target):
@@ -147,25 +175,23 @@ class MetricsBufferTarget(Target):
     shapes = tuple(shape for shape, _ in bases)
     # Those that a buffer's safety depends on, as they are before anyone else can patch them.
     methods = MappingProxyType({base: methods_of(base) for _, base in bases})
+    watched = methods[MetricsBuffer]
 
     def protection(self, current: object) -> str | None:
         if isinstance(current, type) and issubclass(current, MetricsBuffer):
             return f"arroyo uses {current.__module__}.{current.__qualname__}"
         return None
 
-    def arroyos_own(self, module: ModuleType | None, patch: Patch | None, /) -> Iterator[type]:
-        classes = [patch.originals[self.attribute]] if patch and patch.in_use else []
-        classes.append(getattr(module, self.attribute, None))
-        for each in dict.fromkeys(classes):  # not twice, where the patch was undone by others
-            if isinstance(each, type) and self.protection(each) is None:
-                yield each
+    def parent(self) -> object:
+        return object
 
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
         arroyos = vars(module)[self.attribute]
         known = (base for shape, base in self.bases if not _shape.difference(arroyos, shape))
         base = next(known)
         ours = _older.replacement(arroyos, base)
-        return Patch(module, {self.attribute: ours}, in_use=in_use, watched=self.methods[base])
+        watched = (method._replace(owner=ours) for method in self.methods[base])
+        return Patch(module, {self.attribute: ours}, in_use=in_use, watched=watched)
 
 
 class ConfluentProducerTarget(Target):
@@ -176,8 +202,7 @@ class ConfluentProducerTarget(Target):
     shapes = (_shape.PRODUCER_2_40_3, _shape.PRODUCER_2_38_5, _shape.PRODUCER_2_31_2)
 
     def judge(self, current: object) -> Finding:
-        confluent_kafka = sys.modules.get("confluent_kafka")
-        if current and current is getattr(confluent_kafka, "Producer", None):
+        if current is not None and current is self.parent():
             reason = "this arroyo uses confluent_kafka's own, which has no metrics"
             return Finding("missing", reason, is_protected=True)
         for shape in _shape.PRODUCER_2_31_1, _shape.PRODUCER_2_31_0:
@@ -191,11 +216,8 @@ class ConfluentProducerTarget(Target):
             return "its metrics methods are arroyo_metrics_buffer's"
         return None
 
-    def arroyos_own(self, module: ModuleType | None, _patch: Patch | None, /) -> Iterator[type]:
-        # A class that is patched has no others: its objects are patched with it.
-        current = getattr(module, self.attribute, None)
-        if isinstance(current, type) and not self.judge(current).is_protected:
-            yield current
+    def parent(self) -> object:
+        return getattr(sys.modules.get("confluent_kafka"), "Producer", None)
 
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
         cls = vars(module)[self.attribute]
