@@ -117,6 +117,44 @@ print(arroyo_metrics_buffer.install().targets[0].state)
     ]
 
 
+@pytest.mark.parametrize("value", ["1", "true", "Yes", "ON", " 1\n"])
+def test_there_are_several_words_for_turning_it_off(
+    value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    arroyo_metrics_buffer.uninstall()
+    monkeypatch.setenv("ARROYO_METRICS_BUFFER_DISABLE", value)
+    arroyo_metrics_buffer.install()
+    assert state() == "disabled"
+    assert reason() == f"ARROYO_METRICS_BUFFER_DISABLE={value.strip()} is in the environment"
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("value", ["", "0", "false", "No", "OFF"])
+def test_there_are_several_words_for_not_turning_it_off(
+    value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    arroyo_metrics_buffer.uninstall()
+    monkeypatch.setenv("ARROYO_METRICS_BUFFER_DISABLE", value)
+    arroyo_metrics_buffer.install()
+    assert state() == "patched"
+    assert caplog.records == []
+
+
+def test_a_word_that_may_mean_either_turns_nothing_off_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    arroyo_metrics_buffer.uninstall()
+    monkeypatch.setenv("ARROYO_METRICS_BUFFER_DISABLE", "disabled")
+    arroyo_metrics_buffer.install()
+    assert state() == "patched"
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "arroyo is patched all the same:"
+        " ARROYO_METRICS_BUFFER_DISABLE must be '1' or '0', not 'disabled'"
+    )
+
+
 def test_where_it_is_installed_already_the_environment_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -83,10 +83,9 @@ def install(
 
 def _install() -> None:
     global _disabled, _hooked
-    if _disabled is not None and os.environ.get(DISABLE) == "1":
-        _disabled = f"{DISABLE}=1 is in the environment"
-        with suppress(Exception):  # of a logging filter, see _report()
-            _logger.info("arroyo is left as it is: %s", _disabled)
+    if _disabled is not None and (veto := _veto()):
+        _disabled = veto
+        _log(logging.INFO, "arroyo is left as it is: %s", _disabled)
         return
     with _lock:
         _disabled = None
@@ -138,9 +137,19 @@ def install_on_import() -> None:
     configure(clock=None, on_backend_error="log" if value == "log" else "raise")
     if value not in ("raise", "log"):
         message = "errors of the metrics backend are raised: %s must be 'raise' or 'log', not %r"
-        with suppress(Exception):  # of a logging filter, see _report()
-            _logger.warning(message, ON_BACKEND_ERROR, value)
+        _log(logging.WARNING, message, ON_BACKEND_ERROR, value)
     _install()
+
+
+def _veto() -> str | None:
+    """What the environment has against it."""
+    value = os.environ.get(DISABLE, "").strip()
+    if value.lower() in ("1", "true", "yes", "on"):
+        return f"{DISABLE}={value} is in the environment"
+    if value.lower() not in ("", "0", "false", "no", "off"):
+        message = "arroyo is patched all the same: %s must be '1' or '0', not %r"
+        _log(logging.WARNING, message, DISABLE, value)
+    return None
 
 
 def _patch_on_import(target: Target) -> None:
@@ -211,14 +220,18 @@ def _report(target: Target) -> None:
         if _reported.get(target) == found:
             return
         _reported[target] = found
+    if found.state == "patched":
+        _log(logging.INFO, "%s is patched: %s", target.name, found.reason)
+    elif found.state == "missing" and found.is_protected:
+        _log(logging.INFO, "%s needs no patch: %s", target.name, found.reason)
+    elif found.state in ("missing", "unknown"):
+        _log(logging.WARNING, "%s is not patched: %s", target.name, found.reason)
+
+
+def _log(level: int, message: str, *arguments: object) -> None:
     # A logging filter may raise, which must fail neither this package's import nor arroyo's.
     with suppress(Exception):
-        if found.state == "patched":
-            _logger.info("%s is patched: %s", target.name, found.reason)
-        elif found.state == "missing" and found.is_protected:
-            _logger.info("%s needs no patch: %s", target.name, found.reason)
-        elif found.state in ("missing", "unknown"):
-            _logger.warning("%s is not patched: %s", target.name, found.reason)
+        _logger.log(level, message, *arguments)
 
 
 def _can_be_imported(package: str) -> bool:
