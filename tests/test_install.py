@@ -183,6 +183,41 @@ buffer.flush()
     assert result.stderr.startswith(refused) == (value == "ignore")
 
 
+RAISES = """
+def raises():
+    buffer = arroyo_metrics_buffer.MetricsBuffer(object())
+    buffer.incr_counter("x", 1)
+    try:
+        buffer.flush()
+    except AttributeError:
+        return True
+    return False
+"""
+
+
+def test_what_install_is_not_told_it_takes_from_the_environment_each_time() -> None:
+    code = """
+import arroyo_metrics_buffer as package
+print(raises())
+package.install(clock=lambda: 0.0)
+print(raises())
+package.install(on_backend_error="raise")
+print(raises())
+package.install()
+print(raises())
+package.install(on_backend_error="raise")
+package.uninstall()
+print(raises())
+"""
+    for value, expected in ("log", "False False True False False"), ("", "True " * 5):
+        ran = python(
+            "import arroyo_metrics_buffer" + RAISES + code,
+            ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR=value,
+        )
+        assert ran.stdout.split() == expected.split(), ran.stderr
+        assert "must be" not in ran.stderr
+
+
 def test_that_it_is_turned_off_is_told_to_whoever_listens() -> None:
     code = "import logging; logging.basicConfig(level='INFO'); import arroyo_metrics_buffer"
     result = python(code, ARROYO_METRICS_BUFFER_DISABLE="1")

@@ -52,7 +52,7 @@ if sys.platform != "win32":
 def install(
     *,
     clock: Callable[[], float] | None = None,
-    on_backend_error: Literal["raise", "log"] = "raise",
+    on_backend_error: Literal["raise", "log"] | None = None,
 ) -> Status:
     """Replace arroyo's metrics buffers by thread-safe ones.
 
@@ -67,7 +67,8 @@ def install(
         on_backend_error: What a flush does with an error of the metrics backend, having put back
             what was not sent: ``"raise"`` it, as arroyo does, or ``"log"`` it, so that an outage of
             the metrics backend can't stop a consumer. What is no Exception, as KeyboardInterrupt is
-            none, is always raised.
+            none, is always raised. None stands for what the environment has as
+            ``ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR``, and for ``"raise"`` where it has nothing.
 
     Returns:
         The status after it.
@@ -76,6 +77,8 @@ def install(
         TypeError: ``clock`` is not callable.
         ValueError: ``on_backend_error`` is neither ``"raise"`` nor ``"log"``.
     """
+    if on_backend_error is None:
+        on_backend_error = _environments_choice()
     configure(clock=clock, on_backend_error=on_backend_error)
     _install()
     return status()
@@ -99,7 +102,7 @@ def _install() -> None:
 
 
 def uninstall() -> Status:
-    """Restore arroyo's own classes, and the settings that ``install()`` may have changed.
+    """Restore arroyo's own classes, and the settings that the import had.
 
     Processors that exist already keep the buffer they have; producers go back to arroyo's, with
     what is pending. May be called from any thread, but deliveries in that very moment may get lost.
@@ -108,7 +111,7 @@ def uninstall() -> Status:
         The status after it.
     """
     global _disabled
-    configure(clock=None, on_backend_error="raise")
+    configure(clock=None, on_backend_error=_environments_choice())
     with _lock:
         _disabled = "uninstall() was called"
         reverted = list(_patches.values())
@@ -133,12 +136,18 @@ def status() -> Status:
 
 def install_on_import() -> None:
     """Install with the settings that the environment has, else the defaults."""
-    value = os.environ.get(ON_BACKEND_ERROR, "raise")
-    configure(clock=None, on_backend_error="log" if value == "log" else "raise")
-    if value not in ("raise", "log"):
+    configure(clock=None, on_backend_error=_environments_choice())
+    _install()
+
+
+def _environments_choice() -> Literal["raise", "log"]:
+    value = os.environ.get(ON_BACKEND_ERROR) or "raise"
+    if value == "log":
+        return "log"
+    if value != "raise":
         message = "errors of the metrics backend are raised: %s must be 'raise' or 'log', not %r"
         _log(logging.WARNING, message, ON_BACKEND_ERROR, value)
-    _install()
+    return "raise"
 
 
 def _veto() -> str | None:
