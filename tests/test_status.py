@@ -61,6 +61,27 @@ def test_what_it_runs_on_is_told() -> None:
     assert sys.platform in environment.platform.lower()
 
 
+def test_an_import_that_turns_the_gil_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_enabled in False, True:
+        monkeypatch.setattr(
+            sys, "_is_gil_enabled", functools.partial(bool, is_enabled), raising=False
+        )
+        assert status().environment.gil is is_enabled
+
+
+def test_no_program_is_started_to_tell_what_it_runs_on() -> None:
+    code = """
+import os, sys
+def look(event, arguments):
+    if event in ("subprocess.Popen", "os.exec", "os.fork", "os.posix_spawn", "os.system"):
+        os._exit(1)
+sys.addaudithook(look)
+import arroyo_metrics_buffer
+arroyo_metrics_buffer.status()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @alone
 def test_a_distribution_that_is_not_there_has_no_version() -> None:
     sys.path.clear()
@@ -248,7 +269,7 @@ def test_a_class_of_somebody_else_is_not_even_asked_for_its_name() -> None:
     asked.clear()
     assert of_buffer().unpatched == 0
     assert asked == []
-    assert MetricsBuffer
+    del MetricsBuffer  # alive until now
 
 
 def test_producers_of_a_module_that_was_imported_anew_since_are_counted() -> None:

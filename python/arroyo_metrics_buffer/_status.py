@@ -80,19 +80,26 @@ class Status:
         return all(target.protected for target in self.targets)
 
 
-@cache
 def environment() -> Environment:
-    """Ask the interpreter, and the metadata of the distributions."""
+    """Ask the interpreter, and once the metadata of the distributions."""
     return Environment(
         arroyo_metrics_buffer=__version__,
         arroyo=_version("sentry-arroyo"),
         confluent_kafka=_version("confluent-kafka"),
         python=f"{platform.python_implementation()} {platform.python_version()}",
-        gil=getattr(sys, "_is_gil_enabled", lambda: True)(),  # new in Python 3.13
-        platform=platform.platform(),
+        # New in Python 3.13. An import may turn it on.
+        gil=getattr(sys, "_is_gil_enabled", lambda: True)(),
+        platform=_platform(),
     )
 
 
+def _platform() -> str:
+    # Not platform.platform(), which asks a command as well, in a process of its own.
+    parts = platform.system(), platform.release(), platform.machine(), *platform.libc_ver()
+    return "-".join(filter(None, parts))
+
+
+@cache
 def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
