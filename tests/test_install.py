@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -298,9 +299,15 @@ def test_install_waits_for_another_thread_that_is_importing_the_module(
     importing = threading.Thread(target=importlib.import_module, args=(processor.__name__,))
     importing.start()
     assert unfinished.wait(30)
+    assert state() == "disabled"
     installing = threading.Thread(target=arroyo_metrics_buffer.install)
     installing.start()
     installing.join(0.1)
+    deadline = time.monotonic() + 30
+    while state() == "disabled" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (state(), reason()) == ("waiting", "arroyo.processing.processor is being imported")
+    assert target().protected
     finish.set()
     importing.join(30)
     installing.join(30)

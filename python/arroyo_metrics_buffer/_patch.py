@@ -187,7 +187,13 @@ def _patch(target: Target, *, in_use: bool) -> None:
 
 
 def _status(target: Target) -> TargetStatus:
-    found = _find(target)
+    module = sys.modules.get(target.module)
+    # As importlib marks it. Asked first: a thread may finish it meanwhile.
+    is_unfinished = getattr(getattr(module, "__spec__", None), "_initializing", False)
+    found = _find(target, module)
+    if found.state in ("waiting", "missing") and is_unfinished:
+        reason = f"{target.module} is being imported"
+        found = Finding("waiting", reason, is_protected=True)
     with _lock:
         patch = _patches.get(target)
         changed = changes(patch.watched if patch else target.watched)
@@ -205,10 +211,9 @@ def _status(target: Target) -> TargetStatus:
     )
 
 
-def _find(target: Target) -> Finding:
+def _find(target: Target, module: ModuleType | None) -> Finding:
     if (disabled := _disabled) is not None:
         return Finding("disabled", disabled, is_protected=False)
-    module = sys.modules.get(target.module)
     if module is None:
         return _find_before_import(target)
     with _lock:
@@ -224,7 +229,7 @@ def _find_before_import(target: Target) -> Finding:
 
 def _report(target: Target) -> None:
     """Log what has become of a target, once."""
-    found = _find(target)
+    found = _find(target, sys.modules.get(target.module))
     with _lock:
         if _reported.get(target) == found:
             return
