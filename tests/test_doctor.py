@@ -93,6 +93,13 @@ EARLY = """
 from arroyo.processing.processor import MetricsBuffer
 early = MetricsBuffer()
 """
+UNBOUND = """
+from arroyo.processing import processor
+class Unbound:
+    def __getattribute__(self, name):
+        raise RuntimeError
+processor.MetricsBuffer = Unbound()
+"""
 FROZEN = """
 import arroyo.processing.processor, gc
 gc.freeze()
@@ -128,6 +135,7 @@ processor.MetricsBuffer = Raising
         (EARLY, "buffers of arroyo's own alive: 1"),
         (REPLACED, "MetricsBuffer.incr_counter is __main__.<lambda>"),
         (LOSSY, "NOT exact"),
+        (UNBOUND, "unknown: it raises RuntimeError where it is looked at"),
         (FROZEN, "buffers of arroyo's own alive: gc.freeze() keeps that from view"),
         (RAISING, "RuntimeError: dictionary changed size during iteration"),
     ],

@@ -106,6 +106,47 @@ def test_an_object_that_is_no_class_is_told_by_its_class(monkeypatch: pytest.Mon
     assert change.endswith("MetricsBuffer is an object of unittest.mock.Mock")
 
 
+class Unbound:
+    """A proxy of an object that is not there yet."""
+
+    def __call__(self) -> None: ...
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __bool__(self) -> bool:
+        raise RuntimeError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_an_object_that_raises_where_it_is_looked_at_is_told_by_its_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processor, "MetricsBuffer", Unbound())
+    monkeypatch.setattr(consumer, "ConfluentProducer", Unbound())
+    for target in arroyo_metrics_buffer.install().targets:
+        assert target.state == "unknown"
+        assert target.reason == "it raises RuntimeError where it is looked at"
+        assert not target.protected
+    assert of_buffer().changes == (
+        "arroyo.processing.processor.MetricsBuffer is an object of test_status.Unbound",
+    )
+
+
+def test_a_method_that_raises_where_it_is_looked_at_is_told_by_its_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flush_metrics = "_ConfluentProducer__flush_metrics"
+    monkeypatch.setattr(MetricsBuffer, "flush", Unbound())
+    monkeypatch.setattr(consumer.ConfluentProducer, flush_metrics, Unbound())
+    for target in arroyo_metrics_buffer.install().targets:
+        assert [change.partition(" is ")[2] for change in target.changes] == [
+            "an object of test_status.Unbound"
+        ]
+        assert not target.protected
+
+
 def test_a_subclass_that_somebody_else_put_in_place_is_told_and_protects(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

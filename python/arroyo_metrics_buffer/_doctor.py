@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from . import BufferStats, MetricsBuffer, Status, TargetStatus, stats, status
 
@@ -74,8 +75,9 @@ def import_targets() -> list[str]:
 
 def class_in_place() -> type[MetricsBuffer] | None:
     """What a processor would make its buffer from, if that is this package's."""
-    cls = getattr(sys.modules.get("arroyo.processing.processor"), "MetricsBuffer", None)
-    return cls if isinstance(cls, type) and issubclass(cls, MetricsBuffer) else None
+    cls: Any = getattr(sys.modules.get("arroyo.processing.processor"), "MetricsBuffer", None)
+    # Not isinstance(), which asks the object too: it may be a proxy that raises.
+    return cls if issubclass(type(cls), type) and issubclass(cls, MetricsBuffer) else None
 
 
 def text(now: Status, errors: list[str], check: SelfCheck | None) -> Iterator[str]:

@@ -6,6 +6,7 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -113,6 +114,14 @@ class Target(ABC):
 
     def judge(self, current: object) -> Finding:
         """Find out what the name stands for now. ``waiting`` means that it can be patched."""
+        try:
+            return self.recognise(current)
+        except Exception as error:  # noqa: BLE001 - of a proxy, say, whose object is not there yet
+            reason = f"it raises {type(error).__name__} where it is looked at"
+            return Finding("unknown", reason, is_protected=False)
+
+    def recognise(self, current: object) -> Finding:
+        """Do that, as far as the object lets itself be looked at."""
         if current is None:
             reason = f"{self.module} has no {self.attribute}; {NEWER}"
             return Finding("missing", reason, is_protected=False)
@@ -201,7 +210,7 @@ class ConfluentProducerTarget(Target):
     attribute = "ConfluentProducer"
     shapes = (_shape.PRODUCER_2_40_3, _shape.PRODUCER_2_38_5, _shape.PRODUCER_2_31_2)
 
-    def judge(self, current: object) -> Finding:
+    def recognise(self, current: object) -> Finding:
         if current is not None and current is self.parent():
             reason = "this arroyo uses confluent_kafka's own, which has no metrics"
             return Finding("missing", reason, is_protected=True)
@@ -209,7 +218,7 @@ class ConfluentProducerTarget(Target):
             if _shape.difference(current, shape) is None:
                 reason = "this arroyo's sends every metric at once and buffers nothing"
                 return Finding("missing", reason, is_protected=True)
-        return super().judge(current)
+        return super().recognise(current)
 
     def protection(self, current: object) -> str | None:
         if _producer.is_patched(current):
@@ -230,16 +239,19 @@ TARGETS = (MetricsBufferTarget(), ConfluentProducerTarget())
 
 
 def _extends(theirs: object, ours: object) -> bool:
-    if isinstance(theirs, type) and isinstance(ours, type):
-        return issubclass(theirs, ours)
-    try:
+    with suppress(Exception):  # it wraps itself, or raises where it is looked at
+        if isinstance(theirs, type) and isinstance(ours, type):
+            return issubclass(theirs, ours)
         return inspect.unwrap(theirs) is ours  # type: ignore[arg-type]
-    except ValueError:  # it wraps itself
-        return False
+    return False
 
 
 def _name(thing: object) -> str:
-    if isinstance(thing, ModuleType):
-        return thing.__name__
-    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
-    return f"{module}.{name}" if module and name else f"an object of {_name(type(thing))}"
+    with suppress(Exception):  # of what raises where it is looked at
+        if isinstance(thing, ModuleType):
+            return thing.__name__
+        module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+        if module and name:
+            return f"{module}.{name}"
+    cls = type(thing)
+    return f"an object of {_class_module(cls)}.{_class_name(cls)}"
