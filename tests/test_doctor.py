@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import arroyo_metrics_buffer
+from arroyo_metrics_buffer._doctor import self_check
 from releases import folder
 
 BUFFER = "arroyo.processing.processor.MetricsBuffer"
@@ -165,6 +166,13 @@ processor.MetricsBuffer.incr_counter = lambda self, metric, delta: None
     ran = doctor(first=first, PYTHONPATH=str(folder(version)))
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert ".incr_counter is __main__.<lambda>" in ran.stdout
+
+
+def test_the_self_check_goes_on_until_there_were_some_flushes() -> None:
+    check = self_check(arroyo_metrics_buffer.MetricsBuffer, seconds=0.0)
+    assert check.flushes >= 10
+    assert check.is_exact()
+    assert check.made == check.delivered > 0
 
 
 def test_it_is_a_command_of_the_package() -> None:

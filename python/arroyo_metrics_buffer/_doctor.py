@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -24,6 +24,8 @@ VERDICTS = {
     True: "Every buffer of this arroyo is protected.\n",
     False: "NOT every buffer of this arroyo is protected: what is above says why.\n",
 }
+ENOUGH = 10  # flushes, for a self-check to tell anything
+PATIENCE = 5.0  # seconds, for them to happen where the machine is busy
 NO_ARROYO = f"There is no arroyo for {sys.executable}.\n"
 
 
@@ -168,12 +170,17 @@ class SelfCheck:
 
 
 def self_check(cls: type[MetricsBuffer], seconds: float = 0.5) -> SelfCheck:
-    """Have two threads write to a buffer and two flush it."""
+    """Have two threads write to a buffer and two flush it, until some flushes met some writes."""
     delivered: Counter[str] = Counter()
-    made: Counter[int] = Counter()
+    made: list[int] = []
     errors: list[str] = []
     lock = threading.Lock()
-    end = time.monotonic() + seconds
+    together = threading.Barrier(4, timeout=PATIENCE)
+    before, start = stats().consumer.flushes, time.monotonic()
+
+    def goes_on() -> bool:
+        passed, flushes = time.monotonic() - start, stats().consumer.flushes - before
+        return passed < seconds or (flushes < ENOUGH and passed < PATIENCE and not errors)
 
     class Backend:
         def increment(self, name: str, value: float) -> None:
@@ -182,44 +189,43 @@ def self_check(cls: type[MetricsBuffer], seconds: float = 0.5) -> SelfCheck:
 
         timing = increment
 
-    def write() -> None:
+    def write() -> int:
+        buffer.incr_counter(Name.RUN_COUNT, 1)
+        buffer.incr_timing(Name.POLL_TIME, 1.0)
+        buffer.incr_timing(Name.PROCESSING_TIME, 1.0)
+        return 3
+
+    def flush() -> int:
+        buffer.flush()
+        return 0
+
+    def repeat(job: Callable[[], int]) -> None:
         count = 0
         try:
-            while time.monotonic() < end:
-                buffer.incr_counter(Name.RUN_COUNT, 1)
-                buffer.incr_timing(Name.POLL_TIME, 1.0)
-                buffer.incr_timing(Name.PROCESSING_TIME, 1.0)
-                count += 3
-        finally:
-            made[threading.get_ident()] = count
-
-    def flush() -> None:
-        while time.monotonic() < end:
-            buffer.flush()
-
-    def guarded(job: Callable[[], None]) -> None:
-        try:
-            job()
+            together.wait()
+            while goes_on():
+                count += job()
         except Exception as error:  # noqa: BLE001 - to be told
             errors.append(f"{type(error).__name__}: {error}")
+        made.append(count)
 
     # As older releases' constructors want other arguments, not through cls itself.
     buffer = MetricsBuffer.__new__(cls)
     MetricsBuffer.__init__(buffer, Backend())
     jobs = [write, write, flush, flush]
-    threads = [threading.Thread(target=guarded, args=(job,)) for job in jobs]
-    before, start = stats().consumer.flushes, time.monotonic()
+    threads = [threading.Thread(target=repeat, args=(job,)) for job in jobs]
     with changing_places():
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    guarded(buffer.flush)
+    with suppress(Exception):  # then something is missing
+        buffer.flush()
     return SelfCheck(
         seconds=time.monotonic() - start,
         threads=len(threads),
         flushes=stats().consumer.flushes - before,
-        made=made.total(),
+        made=sum(made),
         delivered=delivered.total(),
         errors=tuple(errors),
     )
