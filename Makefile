@@ -9,8 +9,9 @@ VENV ?= .venv
 # Groups of pyproject.toml that the virtual environment gets.
 TOOLS = build test lint
 BIN := $(VENV)/bin
-# The first and the last of each stretch of arroyo's releases in which its buffers are the same.
-RELEASES := 1.1.0 2.10.2 2.10.3 2.11.4 2.11.5 2.14.24 2.14.25 2.24.0 2.25.0 2.27.0 2.28.0 \
+# The first and the last of each stretch of arroyo's releases in which its buffers are the same, and
+# the last that has none.
+RELEASES := 1.0.7 1.1.0 2.10.2 2.10.3 2.11.4 2.11.5 2.14.24 2.14.25 2.24.0 2.25.0 2.27.0 2.28.0 \
 	2.30.0 2.31.0 2.31.1 2.31.2 2.38.4 2.38.5 2.40.1 2.40.3 2.48.0
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 

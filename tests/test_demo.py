@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from releases import folder
 
 DEMO = (sys.executable, "-W", "error", "-m", "arroyo_metrics_buffer", "demo")
 TIMEOUT = 180  # seconds; more than the demo's own guard plus its shutdown
@@ -101,7 +104,23 @@ def test_without_its_packages_a_command_says_what_to_install(package: str, comma
     assert demo.stdout == ""
     assert "Traceback" not in demo.stderr
     # The package itself may have logged, before, that there is no arroyo to patch.
-    assert demo.stderr.splitlines()[-1].endswith("pip install 'arroyo-metrics-buffer[arroyo]'")
+    assert demo.stderr.splitlines()[-1].endswith(
+        "install --upgrade 'arroyo-metrics-buffer[arroyo]'"
+    )
+
+
+def test_with_an_arroyo_that_is_too_old_it_says_so_in_one_line() -> None:
+    demo = subprocess.run(
+        [sys.executable, *DEMO[3:]],  # warnings are the old one's
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(folder("1.1.0"))},
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert demo.returncode == 2
+    (line,) = demo.stderr.splitlines()
+    assert line.startswith("This needs a recent arroyo with confluent_kafka (cannot import name ")
 
 
 def test_command_line_starts_without_arroyo() -> None:

@@ -168,6 +168,14 @@ processor.MetricsBuffer.incr_counter = lambda self, metric, delta: None
     assert ".incr_counter is __main__.<lambda>" in ran.stdout
 
 
+def test_a_release_that_is_older_than_the_buffers_has_nothing_to_lose() -> None:
+    ran = doctor(PYTHONPATH=str(folder("1.0.7")))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "missing: this arroyo is older than 1.1.0 and buffers nothing" in ran.stdout
+    assert "self-check: not run" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "Every buffer of this arroyo is protected."
+
+
 def test_the_self_check_goes_on_until_there_were_some_flushes() -> None:
     check = self_check(arroyo_metrics_buffer.MetricsBuffer, seconds=0.0)
     assert check.flushes >= 10

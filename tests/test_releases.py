@@ -50,6 +50,12 @@ def test_a_patched_producer_makes_the_calls_that_arroyos_own_makes(version: str)
         assert len(seen) == 26
 
 
+def test_a_release_that_is_older_than_the_buffers_is_left_alone() -> None:
+    outcome = drive("1.0.7")[BUFFER]
+    reason = "this arroyo is older than 1.1.0 and buffers nothing"
+    assert outcome == {"state": "missing", "reason": reason}
+
+
 @pytest.mark.parametrize(
     ("version", "reason"),
     [

@@ -140,6 +140,7 @@ def test_a_run_that_dies_is_told(
     ("release", "status", "told"),
     [
         ("1.1.0", 2, "MetricsBuffer is not driven: this arroyo's has increment()"),
+        ("1.0.7", 2, "MetricsBuffer is not driven: this arroyo is older than 1.1.0"),
         ("2.10.3", 2, "MetricsBuffer is not driven: this arroyo's takes members of enums"),
         ("2.25.0", 2, "MetricsBuffer is not driven: this arroyo's is made with a consumer"),
         ("2.30.0", 0, "ConfluentProducer is not driven: this arroyo uses confluent_kafka's own"),

@@ -8,9 +8,11 @@ import platform
 import sys
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from ._core import __version__
-from ._targets import State
+
+State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def environment() -> Environment:
     """Ask the interpreter, and once the metadata of the distributions."""
     return Environment(
         arroyo_metrics_buffer=__version__,
-        arroyo=_version("sentry-arroyo"),
-        confluent_kafka=_version("confluent-kafka"),
+        arroyo=version("sentry-arroyo"),
+        confluent_kafka=version("confluent-kafka"),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         # New in Python 3.13. An import may turn it on.
         gil=getattr(sys, "_is_gil_enabled", lambda: True)(),
@@ -100,7 +102,7 @@ def _platform() -> str:
 
 
 @cache
-def _version(distribution: str) -> str | None:
+def version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

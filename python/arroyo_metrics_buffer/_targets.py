@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType, ModuleType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from . import _older, _producer, _shape
 from ._core import MetricsBuffer
-
-State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
+from ._status import State, version
 
 NEWER = "look for a newer release of arroyo-metrics-buffer"
 
@@ -185,6 +184,12 @@ class MetricsBufferTarget(Target):
     # Those that a buffer's safety depends on, as they are before anyone else can patch them.
     methods = MappingProxyType({base: methods_of(base) for _, base in bases})
     watched = methods[MetricsBuffer]
+
+    def recognise(self, current: object) -> Finding:
+        if current is None and (version("sentry-arroyo") or "").startswith(("0.", "1.0.")):
+            reason = "this arroyo is older than 1.1.0 and buffers nothing"
+            return Finding("missing", reason, is_protected=True)
+        return super().recognise(current)
 
     def protection(self, current: object) -> str | None:
         if isinstance(current, type) and issubclass(current, MetricsBuffer):

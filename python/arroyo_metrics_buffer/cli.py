@@ -164,17 +164,17 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def with_arroyo(command: Command) -> Command:
-    """The command, which says what to install where arroyo is missing."""
+    """The command, which says what to install where arroyo is missing or not enough."""
 
     def run(arguments: argparse.Namespace) -> int:
         try:
             return command(arguments)
-        except ModuleNotFoundError as error:
+        except ImportError as error:  # of something in it that an older release does not have
             if (error.name or "").partition(".")[0] not in ("arroyo", "confluent_kafka"):
                 raise
             sys.stderr.write(
-                f"This needs arroyo and confluent_kafka ({error}):"
-                " pip install 'arroyo-metrics-buffer[arroyo]'\n"
+                f"This needs a recent arroyo with confluent_kafka ({error}):"
+                " pip install --upgrade 'arroyo-metrics-buffer[arroyo]'\n"
             )
             return 2
 
