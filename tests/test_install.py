@@ -366,7 +366,7 @@ def test_status_is_frozen() -> None:
     ("arguments", "error", "message"),
     [
         ({"clock": 1}, TypeError, "clock must be callable, not int"),
-        ({"on_backend_error": "ignore"}, ValueError, 'must be .raise. or .log., not "ignore"'),
+        ({"on_backend_error": "ignore"}, ValueError, "must be .raise. or .log., not .ignore."),
     ],
 )
 def test_bad_settings_are_refused_and_change_nothing(
