@@ -41,10 +41,10 @@ def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_patched_classes_have_no_error_and_lose_nothing() -> None:
     # Asked for by name, it patches whatever the environment says, and says so.
-    ran = run("--json", ARROYO_METRICS_BUFFER_DISABLE="1")
+    ran = run("--json", ARROYO_METRICS_BUFFER_DISABLE="true")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     told, *progress = ran.stderr.splitlines()
-    assert told == "ARROYO_METRICS_BUFFER_DISABLE=1 is ignored: 'patched' is patched."
+    assert told == "ARROYO_METRICS_BUFFER_DISABLE=true is ignored: 'patched' is patched."
     assert all(map(PROGRESS.fullmatch, progress))
     runs = json.loads(ran.stdout)["runs"]
     assert list(runs) == ["arroyo alone", "patched"]

@@ -75,8 +75,8 @@ def reproduce(*, seconds: float, threads: int, as_json: bool) -> int:
         The exit status: 0 if there was no error and nothing lost with this package, 1 if there was
         or a run died, 2 if this release of arroyo has no class that can be driven.
     """
-    if os.environ.get(DISABLE) == "1":
-        sys.stderr.write(f"{DISABLE}=1 is ignored: 'patched' is patched.\n")
+    if (value := os.environ.get(DISABLE)) and status().targets[0].state == "disabled":
+        sys.stderr.write(f"{DISABLE}={value} is ignored: 'patched' is patched.\n")
     runs: dict[str, Outcomes] = {}
     try:
         with Progress() as progress:
