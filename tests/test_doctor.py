@@ -51,7 +51,6 @@ def test_json_has_the_same_facts() -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     facts = json.loads(ran.stdout)
     assert facts["protected"] is True
-    assert facts["errors"] == []
     assert facts["environment"]["arroyo_metrics_buffer"] == arroyo_metrics_buffer.__version__
     assert [target["state"] for target in facts["targets"]] == ["patched", "patched"]
     check = facts["self_check"]
@@ -79,9 +78,15 @@ def test_where_there_is_no_arroyo_it_exits_with_2() -> None:
 
 
 def test_an_arroyo_that_cannot_be_imported_is_told_and_exits_with_1() -> None:
-    ran = doctor(first="import sys; sys.modules['confluent_kafka'] = None")
+    first = "import sys; sys.modules['confluent_kafka'] = None"
+    ran = doctor(first=first)
     assert ran.returncode == 1
-    assert "arroyo.processing.processor can't be imported: ModuleNotFoundError" in ran.stdout
+    why = "can't be imported: ModuleNotFoundError: "
+    assert f"  waiting: arroyo.processing.processor {why}" in ran.stdout
+    assert ran.stdout.count("  protected: NO") == 2
+    for target in json.loads(doctor("--json", first=first).stdout)["targets"]:
+        assert why in target["reason"]
+        assert target["protected"] is False
 
 
 UNKNOWN = """

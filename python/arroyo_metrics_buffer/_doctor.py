@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -42,37 +42,45 @@ def doctor(*, as_json: bool) -> int:
     # What the package would log is printed below.
     logging.getLogger("arroyo_metrics_buffer").addHandler(logging.NullHandler())
     has_arroyo = importlib.util.find_spec("arroyo") is not None
-    errors = import_targets() if has_arroyo else []
+    errors = import_targets() if has_arroyo else {}
     now = status()
+    now = replace(now, targets=tuple(with_error(target, errors) for target in now.targets))
     check = self_check(patched) if (patched := class_in_place()) else None
-    protected = now.protected and not errors and (check is None or check.is_exact())
+    protected = now.protected and (check is None or check.is_exact())
     if as_json:
         facts = {
             "protected": protected,
             **asdict(now),
-            "errors": errors,
             "self_check": asdict(check) if check else None,
             "stats": asdict(stats()),
         }
         sys.stdout.write(json.dumps(facts, indent=1) + "\n")
     else:
-        sys.stdout.writelines(f"{line}\n" for line in text(now, errors, check))
+        sys.stdout.writelines(f"{line}\n" for line in text(now, check))
         sys.stdout.write(VERDICTS[protected] if has_arroyo else NO_ARROYO)
     if not has_arroyo:
         return 2
     return 0 if protected else 1
 
 
-def import_targets() -> list[str]:
-    """Have the modules imported that a consumer imports, and return what keeps them from it."""
-    errors: list[str] = []
+def import_targets() -> dict[str, str]:
+    """Have the modules imported that a consumer imports, and tell what keeps targets from it."""
+    errors: dict[str, str] = {}
     for target in status().targets:
         module = target.name.rpartition(".")[0]
         try:
             importlib.import_module(module)
         except Exception as error:  # noqa: BLE001 - whatever a module raises
-            errors.append(f"{module} can't be imported: {type(error).__name__}: {error}")
+            reason = f"{module} can't be imported: {type(error).__name__}: {error}"
+            errors[target.name] = reason
     return errors
+
+
+def with_error(target: TargetStatus, errors: dict[str, str]) -> TargetStatus:
+    """What can't be imported is no protected class, whatever is waiting for it."""
+    if (reason := errors.get(target.name)) is None:
+        return target
+    return replace(target, reason=reason, protected=False)
 
 
 def class_in_place() -> type[MetricsBuffer] | None:
@@ -82,7 +90,7 @@ def class_in_place() -> type[MetricsBuffer] | None:
     return cls if issubclass(type(cls), type) and issubclass(cls, MetricsBuffer) else None
 
 
-def text(now: Status, errors: list[str], check: SelfCheck | None) -> Iterator[str]:
+def text(now: Status, check: SelfCheck | None) -> Iterator[str]:
     """The lines that a person reads."""
     environment = now.environment
     yield (
@@ -96,7 +104,6 @@ def text(now: Status, errors: list[str], check: SelfCheck | None) -> Iterator[st
         yield ""
         yield from text_of_target(target)
     yield ""
-    yield from errors
     yield f"self-check: {check or 'not run, since there is nothing of this package to try'}"
     done = stats()
     yield f"stats of consumers: {text_of_stats(done.consumer)}"
