@@ -60,6 +60,14 @@ def test_json_has_the_same_facts() -> None:
     assert facts["stats"]["producer"]["flushes"] == 0
 
 
+@pytest.mark.parametrize(("setting", "verb"), [("raise", "raised"), ("log", "logged")])
+def test_what_becomes_of_backend_errors_is_told(setting: str, verb: str) -> None:
+    environment = {"ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR": setting}
+    assert f"\nErrors of the metrics backend are {verb}.\n" in doctor(**environment).stdout
+    facts = json.loads(doctor("--json", **environment).stdout)
+    assert facts["on_backend_error"] == setting
+
+
 def test_where_the_package_is_disabled_it_exits_with_1() -> None:
     ran = doctor(ARROYO_METRICS_BUFFER_DISABLE="1")
     assert ran.returncode == 1

@@ -89,6 +89,12 @@ def test_a_distribution_that_is_not_there_has_no_version() -> None:
     assert (environment.arroyo, environment.confluent_kafka) == (None, None)
 
 
+def test_the_setting_that_is_in_force_is_told() -> None:
+    assert status().on_backend_error == "raise"
+    assert arroyo_metrics_buffer.install(on_backend_error="log").on_backend_error == "log"
+    assert arroyo_metrics_buffer.uninstall().on_backend_error == "raise"
+
+
 # What else has patched the class
 
 

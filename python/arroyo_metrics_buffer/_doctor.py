@@ -100,6 +100,8 @@ def text(now: Status, check: SelfCheck | None) -> Iterator[str]:
     )
     gil = "with the GIL" if environment.gil else "without the GIL"
     yield f"{environment.python} {gil}, {environment.platform}"
+    verb = {"raise": "raised", "log": "logged"}[now.on_backend_error]
+    yield f"Errors of the metrics backend are {verb}."
     for target in now.targets:
         yield ""
         yield from text_of_target(target)

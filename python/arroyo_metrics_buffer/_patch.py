@@ -19,7 +19,7 @@ from typing import Literal
 
 from wrapt import register_post_import_hook
 
-from ._core import configure
+from ._core import configure, on_backend_error
 from ._status import Status, TargetStatus, count_objects, environment
 from ._targets import TARGETS, Finding, Patch, Target, changes
 
@@ -131,7 +131,7 @@ def status() -> Status:
     buffers of arroyo's own among all objects of the process: some 50 ms for a million, in which a
     thread that needs the GIL waits.
     """
-    return Status(tuple(map(_status, TARGETS)), environment())
+    return Status(tuple(map(_status, TARGETS)), on_backend_error(), environment())
 
 
 def install_on_import() -> None:

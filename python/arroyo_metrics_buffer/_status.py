@@ -70,10 +70,13 @@ class Status:
 
     Attributes:
         targets: One entry per class of arroyo that this package replaces.
+        on_backend_error: What a flush does with an error of the metrics backend: the setting that
+            is in force, see ``install()``.
         environment: What this process runs on.
     """
 
     targets: tuple[TargetStatus, ...]
+    on_backend_error: Literal["raise", "log"]
     environment: Environment
 
     @property
