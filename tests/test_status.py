@@ -203,7 +203,9 @@ def test_a_method_that_somebody_else_wrapped_is_told_and_protects(
     monkeypatch.setattr(MetricsBuffer, "flush", wrap(vars(MetricsBuffer)["flush"]))
     monkeypatch.setattr(consumer.ConfluentProducer, "flush", wrap(consumer.ConfluentProducer.flush))
     for target in status().targets:
-        assert len(target.changes) == 1
+        (change,) = target.changes
+        assert ".flush is a wrapper of this package's" in change
+        assert (f" ({__file__}:" in change) == (wrap is with_functools)
         assert target.protected
 
 
@@ -297,6 +299,8 @@ def buffers_before_reload() -> None:
     early = [buffer_of_arroyos_own()]
     for count in 2, 3:
         importlib.reload(processor)
+        (change,) = of_buffer().changes
+        assert change == f"{processor.__name__}.MetricsBuffer is another of that name"
         early.append(processor.MetricsBuffer())
         assert (of_buffer().unpatched, of_buffer().protected) == (count, False)
         arroyo_metrics_buffer.install()

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from types import MappingProxyType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 from . import _older, _producer, _shape
@@ -81,10 +81,22 @@ class Patch:
 def changes(watched: Iterable[Attribute]) -> list[Change]:
     """What somebody else has replaced."""
     return [
-        Change(f"{_name(owner)}.{name} is {_name(theirs)}", _extends(theirs, ours))
+        change(f"{_name(owner)}.{name}", theirs, ours)
         for owner, name, ours in watched
         if (theirs := inspect.getattr_static(owner, name, None)) is not ours
     ]
+
+
+def change(place: str, theirs: object, ours: object) -> Change:
+    is_extension = _extends(theirs, ours)
+    name = _name(theirs)
+    if is_extension and not issubclass(type(theirs), type):
+        name = "a wrapper of this package's"  # which has the name of what it wraps
+    elif name == place:
+        name = "another of that name"
+    if type(theirs) is FunctionType:
+        name += f" ({theirs.__code__.co_filename}:{theirs.__code__.co_firstlineno})"
+    return Change(f"{place} is {name}", is_extension)
 
 
 # Of any class there is, whatever its metaclass says or does when it is asked.
