@@ -219,9 +219,13 @@ def test_a_fork_in_the_backend_counts_the_entries_of_each_process_where_they_wer
     buffer.incr_counter("x", 1)
     buffer.incr_counter("y", 1)
     before = stats().consumer
-    buffer.flush()
-    if backend.child == 0:
-        os._exit(0 if stats().consumer == NONE else 1)
+    is_right = False
+    try:
+        buffer.flush()
+        is_right = stats().consumer == NONE
+    finally:
+        if backend.child == 0:  # not to go on as a second test runner, whatever was raised
+            os._exit(0 if is_right else 1)
     assert backend.child is not None
     assert os.waitpid(backend.child, 0)[1] == 0
     assert counts(stats().consumer) == counts(before, flushes=1, entries_sent=2)
@@ -239,10 +243,14 @@ def test_a_fork_while_the_text_is_made_leaves_the_error_to_the_parent() -> None:
     buffer = MetricsBuffer(Raising(error), flush_interval=math.inf)
     buffer.incr_counter("x", 1)
     before = stats().consumer
-    with contextlib.suppress(ForkingError):
-        buffer.flush()
-    if error.child == 0:
-        os._exit(0 if stats().consumer == NONE and buffer.snapshot() == ({}, {}) else 1)
+    is_right = False
+    try:
+        with contextlib.suppress(ForkingError):
+            buffer.flush()
+        is_right = stats().consumer == NONE and buffer.snapshot() == ({}, {})
+    finally:
+        if error.child == 0:
+            os._exit(0 if is_right else 1)
     assert error.child is not None
     assert os.waitpid(error.child, 0)[1] == 0
     assert counts(stats().consumer) == counts(
