@@ -39,7 +39,7 @@ def doctor(*, as_json: bool) -> int:
         The exit status: 0 if every buffered class of arroyo is protected, 1 if not, 2 if there is
         no arroyo.
     """
-    # What the package would log is printed below.
+    # What the package logs when arroyo is imported is printed below.
     logging.getLogger("arroyo_metrics_buffer").addHandler(logging.NullHandler())
     has_arroyo = importlib.util.find_spec("arroyo") is not None
     errors = import_targets() if has_arroyo else {}

@@ -59,7 +59,8 @@ def install(
     Importing the package does this already; call it for other settings than the defaults. The last
     call's settings hold. Processors that exist already keep arroyo's buffer, producers get the new
     one. May be called from any thread, any number of times, before or after arroyo is imported.
-    With ``ARROYO_METRICS_BUFFER_DISABLE=1`` in the environment it changes nothing but the settings.
+    With ``ARROYO_METRICS_BUFFER_DISABLE=1`` in the environment it changes nothing but the settings,
+    and does not end what is in place already.
 
     Args:
         clock: Returns seconds; what buffers made from now on throttle their flushes by, for tests.
