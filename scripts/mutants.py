@@ -148,7 +148,7 @@ MUTANTS = [
     Mutant(
         "the errors of a backend are swallowed",
         "buffer.rs",
-        {"            _ if !is_logged => Err(error),\n": "            _ if !is_logged => Ok(()),\n"},
+        {" _ if !is_logged => Err(error),": " _ if !is_logged => Ok(()),"},
     ),
     Mutant(
         "an old backend is freed under the lock",
