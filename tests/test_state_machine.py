@@ -77,7 +77,6 @@ durations = (
 errors = st.sampled_from(
     [Outage, KeyboardInterrupt, SystemExit, GeneratorExit, BaseException, TypeError, StopIteration]
 )
-EXITS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 WORKERS = 3
 any_worker = st.integers(0, WORKERS - 1)
 
@@ -249,7 +248,7 @@ class Machine(RuleBasedStateMachine, Generic[AnyCall]):
     def fail_flush(self, rest: list[AnyCall], error: BaseException) -> bool:
         """Whether its error is raised."""
         self.put_back(rest)
-        is_raised = self.on_backend_error == "raise" or isinstance(error, EXITS)
+        is_raised = self.on_backend_error == "raise" or not isinstance(error, Exception)
         self.logged.append(not is_raised)
         return is_raised
 
