@@ -95,7 +95,7 @@ upstream-tests: install
 
 test-free-threaded: $(VENV)/tools
 	@scripts/pythons $(PYTHONS) cp314t
-	@$(BIN)/nox --session "tests(3.14t)"
+	@$(BIN)/nox --session "tests(3.14t)" -- test-extension
 
 # On every Python of noxfile.py's matrix; one that the machine lacks is named and skipped.
 test-all: $(VENV)/tools pythons

@@ -31,8 +31,8 @@ nox.options.sessions = ["lint", "tests", "arroyo"]
 @nox.session
 @every_python
 def tests(session: nox.Session, version: str) -> None:
-    """Run the suite."""
-    make(session, "test", *environment(session, version))
+    """Run the suite, or what of it is given after ``--``."""
+    make(session, *(session.posargs or ["test"]), *environment(session, version))
 
 
 @nox.session
