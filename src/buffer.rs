@@ -118,12 +118,24 @@ impl<C: Contents> Buffer<C> {
         taken.contents.forget_first(accepted);
         let leftover = self.pending.put_back(taken.contents);
         drop(leftover); // can run Python code, so after the guard is gone
+        self.report(py, error, accepted, unsent, dropped)
+    }
+
+    /// Counts and logs the error that ended a flush, and raises it unless that is what logging is for.
+    fn report(
+        &self,
+        py: Python<'_>,
+        error: PyErr,
+        sent: usize,
+        unsent: usize,
+        dropped: u64,
+    ) -> PyResult<()> {
         let generation = fork::generation();
         let (text, exit) = error_text(py, &error);
         if fork::generation() != generation {
             return Err(error); // its `__str__` forked, and the flush is the parent's
         }
-        let message = logging::put_back_message(&text, accepted, unsent, dropped);
+        let message = logging::put_back_message(&text, sent, unsent, dropped);
         let is_of_the_backend = !is_exit(py, &error);
         if is_of_the_backend {
             self.stats.lock().raised(text);
