@@ -148,20 +148,33 @@ format:
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/ruff check --quiet --fix
 
-# For the interpreter of the virtual environment, and a source distribution, into dist/. On Linux zig
-# links it, so that it runs with older C libraries than this machine's; TARGET is another of Rust's targets.
+# A wheel for the interpreter of the virtual environment, and a source distribution, into dist/. TARGET is
+# another of Rust's targets, INTERPRETER another Python's name, say python3.14; the machine need not have it.
 TARGET =
-ZIG := $(if $(filter Linux,$(shell uname -s)),CARGO_ZIGBUILD_PYTHON_PATH=$(abspath $(BIN)/python))
+INTERPRETER =
 # Of another target maturin wants an interpreter's name, not its path.
 NAME = python$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("LDVERSION"))')
+# On Linux zig links it, so that it runs with older C libraries than this machine's.
+ifeq ($(shell uname -s),Linux)
+ZIG = $(BIN)/python -m ziglang
+# Linked with the system's unwinder: scripts/libgcc_s.c says why. musl has none.
+LIBGCC_S = $(if $(findstring musl,$(TARGET)),,target/$(or $(firstword $(subst -, ,$(TARGET))),$(shell uname -m))/libgcc_s.so.1)
+endif
+
+target/%/libgcc_s.so.1: scripts/libgcc_s.c scripts/libgcc_s.map | $(VENV)/tools
+	@mkdir -p $(@D)
+	@$(ZIG) cc -target $*-linux-gnu -shared -nostdlib -Wl,-soname,$(@F) \
+		-Wl,--version-script,scripts/libgcc_s.map -o $@ $<
 
 source: $(VENV)/tools
 	@$(call quietly,$(BIN)/maturin sdist --out dist)
 	@$(BIN)/python scripts/check_wheel.py $$(ls -t dist/*.tar.gz | head -n 1)
 
-wheel: source
-	@$(call quietly,$(ZIG) $(BIN)/maturin build --release $(if $(ZIG),--zig) --out dist \
-		$(if $(TARGET),--target $(TARGET) --interpreter $(NAME),--interpreter $(BIN)/python))
+wheel: source $(LIBGCC_S)
+	@$(call quietly,$(if $(ZIG),CARGO_ZIGBUILD_PYTHON_PATH=$(abspath $(BIN)/python)) $(BIN)/maturin build \
+		--release --out dist $(if $(ZIG),--zig) $(TARGET:%=--target %) \
+		--interpreter $(or $(INTERPRETER),$(if $(TARGET),$(NAME),$(BIN)/python)) \
+		$(if $(LIBGCC_S),-- -C link-arg=$(abspath $(LIBGCC_S))))
 	@$(BIN)/python scripts/check_wheel.py $$(ls -t dist/*.whl | head -n 1)
 
 # On every Python of noxfile.py's matrix.

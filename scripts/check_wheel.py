@@ -1,8 +1,8 @@
 """scripts/check_wheel.py FILE...: what is uploaded is what it should be. Exit status 1 if not.
 
-Of a wheel: its size, its files, its platform's tag, and that it can be imported after an
-installation with no compiler, by `arroyo-metrics-buffer run` too, if this interpreter is the one
-that it is for. Of a source distribution: its size and its files.
+Of a wheel: its size, its files, its platform's tag, whose unwinder it has, and that it can be
+imported after an installation with no compiler, by `arroyo-metrics-buffer run` too, if this
+interpreter is the one that it is for. Of a source distribution: its size and its files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
@@ -47,6 +49,8 @@ def wrong(path: Path) -> Iterator[str]:
     if path.suffix == ".whl":
         yield from wrong_in_wheel(path)
         yield from wrong_on_platform(path)
+        if "-manylinux" in path.name:
+            yield from wrong_unwinder(path)
         yield from wrong_when_imported(path)
     else:
         yield from wrong_in_source(path)
@@ -91,6 +95,23 @@ def wrong_on_platform(path: Path) -> Iterator[str]:
         audit = run(sys.executable, "-m", "auditwheel", "show", str(path))
         if f'"{system.rpartition(".")[2]}"' not in audit.stdout:
             yield audit.stdout + audit.stderr
+
+
+def wrong_unwinder(path: Path) -> Iterator[str]:
+    """Check that it is the system's: with another, threads that end inside the extension crash.
+
+    An extension that brings its own has no need to import the function with which Rust's
+    personality routine reads the frame that is unwound.
+    """
+    with zipfile.ZipFile(path) as archive:
+        (extension,) = (name for name in archive.namelist() if name.endswith(".so"))
+        with archive.open(extension) as file:
+            table = ELFFile(file).get_section_by_name(".dynsym")
+            assert isinstance(table, SymbolTableSection)
+            symbols = table.iter_symbols()
+            imported = {symbol.name for symbol in symbols if symbol["st_shndx"] == "SHN_UNDEF"}
+    if "_Unwind_GetLanguageSpecificData" not in imported:
+        yield "it brings an unwinder of its own: see scripts/libgcc_s.c"
 
 
 def wrong_when_imported(path: Path) -> Iterator[str]:
