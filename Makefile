@@ -51,10 +51,11 @@ demo: install
 e2e: install
 	@$(BIN)/python e2e/end_to_end.py
 
-# Releases of arroyo to test with, beside the one that is installed.
-releases: $(RELEASES:%=$(VENV)/arroyo/%)
+# Releases of arroyo to test with, beside the one that is installed. They are pure Python: one folder
+# serves every interpreter.
+releases: $(RELEASES:%=target/arroyo/%)
 
-$(VENV)/arroyo/%: | $(VENV)/tools
+target/arroyo/%: | $(VENV)/tools
 	@echo "installing sentry-arroyo $*"
 	@$(BIN)/pip install --quiet --no-deps --target $@ sentry-arroyo==$*
 

@@ -1,4 +1,8 @@
-"""Releases of arroyo beside the one that is installed, each in a folder of its own."""
+"""Releases of arroyo beside the one that is installed, each in a folder of its own.
+
+They are pure Python, so one folder serves every interpreter, also that of an environment that has
+nothing but a wheel to test.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-RELEASES = Path(sys.prefix) / "arroyo"
+ROOT = Path(__file__).resolve().parent.parent
+RELEASES = ROOT / "target" / "arroyo"
 PROGRAM = Path(__file__).with_name("release.py")
 
 

@@ -16,7 +16,7 @@ import pytest
 from arroyo_metrics_buffer.demo._progress import Progress
 from arroyo_metrics_buffer.demo._reproduce import NotDriven, Result, reproduce, verdict
 from arroyo_metrics_buffer.demo._stress import Load
-from releases import RELEASES
+from releases import folder
 
 REPRODUCE = (sys.executable, "-W", "error", "-m", "arroyo_metrics_buffer", "reproduce")
 TIMEOUT = 120
@@ -150,9 +150,7 @@ def test_a_run_that_dies_is_told(
 def test_what_a_release_does_not_have_is_told_and_the_rest_is_driven(
     release: str, status: int, told: str
 ) -> None:
-    folder = RELEASES / release
-    assert folder.is_dir(), f"{folder} is missing: make releases"
-    ran = run(PYTHONPATH=str(folder), PYTHONWARNINGS="ignore")
+    ran = run(PYTHONPATH=str(folder(release)), PYTHONWARNINGS="ignore")
     assert ran.returncode == status, ran.stdout + ran.stderr
     assert told in ran.stdout
     assert ("MetricsBuffer is not driven" in ran.stdout) == (status == 2)
