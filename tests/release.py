@@ -103,15 +103,24 @@ def deliver(configuration: dict[str, str], backend: Backend, clock: Clock) -> Ca
         producer.produce("topic", b"value", on_delivery=done if turn % 3 else None)
         clock.now += chosen.choice([0.0, 0.25])
         if chosen.random() < 0.7:
-            producer.purge()
-            producer.poll(1)
+            purge(producer)
         sent_at = [clock.now - 0.5] if has_latencies else []
         for error in chosen.choices([None, "down"], k=3):
             producer._ConfluentProducer__metrics_delivery_callback(error, "message", *sent_at)
-    producer.purge()
-    producer.poll(1)
+    purge(producer)
     producer.flush(0)
     return [*backend.calls, seen]
+
+
+def purge(producer: Any) -> None:
+    """Have librdkafka give up all messages, and call back for each.
+
+    One poll may return before the last callback, or wait longer than it takes: that depends on the
+    release of confluent_kafka.
+    """
+    producer.purge()
+    while len(producer):
+        producer.poll(0)
 
 
 TARGETS: dict[str, Callable[[Backend, Clock], list[Calls]]] = {
