@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from programs import started
 from releases import folder
 
 DEMO = (sys.executable, "-W", "error", "-m", "arroyo_metrics_buffer", "demo")
@@ -53,22 +54,25 @@ def test_demo_copies_every_message_and_accounts_for_every_increment() -> None:
 
 
 def test_ctrl_c_ends_the_demo_with_the_table_so_far() -> None:
-    with subprocess.Popen(
-        [*DEMO, "--messages", "1000000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as demo:
-        try:
-            assert demo.stderr
-            progress = next(line for line in demo.stderr if " 0 consumed" not in line)
-            demo.send_signal(signal.SIGINT)
-            stdout, stderr = demo.communicate(timeout=TIMEOUT)
-        finally:
-            demo.kill()
+    with started(*DEMO, "--messages", "1000000") as demo:
+        assert demo.stderr
+        progress = next(line for line in demo.stderr if " 0 consumed" not in line)
+        demo.send_signal(signal.SIGINT)
+        stdout, stderr = demo.communicate(timeout=TIMEOUT)
     assert demo.returncode == 130, stdout + stderr
     assert "Stopped (interrupted)" in stdout
     assert_nothing_lost(stdout)
+    assert_only_progress(progress + stderr)
+
+
+def test_ctrl_c_does_not_reach_a_demo_in_the_background_of_a_shell() -> None:
+    command = (*DEMO, "--messages", "1000000", "--seconds", "3")
+    with started(*command, in_background=True) as demo:
+        assert demo.stderr
+        progress = demo.stderr.readline()
+        demo.send_signal(signal.SIGINT)
+        stdout, stderr = demo.communicate(timeout=TIMEOUT)
+    assert "Stopped (out of time)" in stdout, stdout + stderr
     assert_only_progress(progress + stderr)
 
 

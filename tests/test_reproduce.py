@@ -16,6 +16,7 @@ import pytest
 from arroyo_metrics_buffer.demo._progress import Progress
 from arroyo_metrics_buffer.demo._reproduce import NotDriven, Result, reproduce, verdict
 from arroyo_metrics_buffer.demo._stress import Load
+from programs import started
 from releases import folder
 
 REPRODUCE = (sys.executable, "-W", "error", "-m", "arroyo_metrics_buffer", "reproduce")
@@ -98,22 +99,24 @@ def test_on_a_terminal_each_line_of_progress_takes_the_place_of_the_last(
 
 
 def test_ctrl_c_ends_it_and_what_it_started() -> None:
-    with subprocess.Popen(
-        [*REPRODUCE, "--seconds", "100"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as ran:
-        try:
-            assert ran.stderr
-            assert PROGRESS.fullmatch(ran.stderr.readline().strip())
-            ran.send_signal(signal.SIGINT)
-            # What it started has the same stderr, so this comes to an end when that has.
-            stdout, stderr = ran.communicate(timeout=30)
-        finally:
-            ran.kill()
+    with started(*REPRODUCE, "--seconds", "100") as ran:
+        assert ran.stderr
+        assert PROGRESS.fullmatch(ran.stderr.readline().strip())
+        ran.send_signal(signal.SIGINT)
+        # What it started has the same stderr, so this comes to an end when that has.
+        stdout, stderr = ran.communicate(timeout=30)
     assert ran.returncode == 130
     assert stdout == ""
+    assert all(map(PROGRESS.fullmatch, stderr.splitlines()))
+
+
+def test_ctrl_c_does_not_reach_a_run_in_the_background_of_a_shell() -> None:
+    with started(*REPRODUCE, "--seconds", "0.5", in_background=True) as ran:
+        assert ran.stderr
+        assert PROGRESS.fullmatch(ran.stderr.readline().strip())
+        ran.send_signal(signal.SIGINT)
+        stdout, stderr = ran.communicate(timeout=TIMEOUT)
+    assert ran.returncode == 0, stdout + stderr
     assert all(map(PROGRESS.fullmatch, stderr.splitlines()))
 
 

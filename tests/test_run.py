@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import arroyo_metrics_buffer
+from programs import started
 
 CONSOLE_SCRIPT = Path(sys.executable).with_name("arroyo-metrics-buffer")
 RUN = [str(CONSOLE_SCRIPT), "run", "--"]
@@ -265,17 +266,24 @@ print(os.getpid(), flush=True)
 while True:
     time.sleep(0.01)
 """
-    with subprocess.Popen(
-        [*RUN, *python(code)], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
-    ) as program:
-        try:
-            assert program.stdout
-            assert int(program.stdout.readline()) == program.pid
-            program.send_signal(number)
-            output, _ = program.communicate(timeout=DEADLINE)
-        finally:
-            program.kill()
+    with started(*RUN, *python(code), env=ENVIRONMENT) as program:
+        assert program.stdout
+        assert int(program.stdout.readline()) == program.pid
+        program.send_signal(number)
+        output, _ = program.communicate(timeout=DEADLINE)
     assert (program.returncode, output) == (5, f"{number.name}\n")
+
+
+@pytest.mark.parametrize(
+    ("in_background", "disposition"), [(False, "default_int_handler"), (True, "SIG_IGN")]
+)
+def test_the_program_ignores_interrupts_if_it_would_without_the_command(
+    disposition: str, *, in_background: bool
+) -> None:
+    code = "import signal; print(repr(signal.getsignal(signal.SIGINT)))"
+    with started(*RUN, *python(code), env=ENVIRONMENT, in_background=in_background) as program:
+        output, _ = program.communicate(timeout=DEADLINE)
+    assert disposition in output
 
 
 ARGUMENTS = ["", " ", "a b", "--", "-h", "--on-backend-error", "-", "--", "*", "-c", "\n", "é"]

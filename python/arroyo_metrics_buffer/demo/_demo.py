@@ -82,12 +82,15 @@ def demo(
 class CtrlC:
     """Ctrl-C as a flag: a KeyboardInterrupt could strike in the midst of the shutdown it asks for.
 
-    A second Ctrl-C is a KeyboardInterrupt, for those who can't wait.
+    A second Ctrl-C is a KeyboardInterrupt, for those who can't wait. Where SIGINT is ignored, as a
+    shell has it for what runs in its background, it stays ignored.
     """
 
     def __enter__(self) -> Self:
         self.pressed = False
-        self._previous = signal.signal(signal.SIGINT, self._press)
+        self._previous = signal.getsignal(signal.SIGINT)
+        if self._previous is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._press)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,35 @@
+"""Programs that a test starts, watches and interrupts."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def started(
+    *command: str, in_background: bool = False, **options: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a program, and kill it if it outlives the block.
+
+    A program inherits whether SIGINT is ignored, and a shell has it ignored in its background. So
+    that the tests prove the same wherever they run, the program gets what it would get in the
+    foreground of a shell, or else in the background.
+    """
+    # A handler is no matter for a new program: it gets the default action.
+    inherited = signal.SIG_IGN if in_background else signal.default_int_handler
+    before = signal.signal(signal.SIGINT, inherited)
+    try:
+        program = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with program:
+        try:
+            yield program
+        finally:
+            program.kill()
