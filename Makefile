@@ -1,5 +1,6 @@
-# make demo | test | test-all | lint | format | wheel | bench | instructions | pythons | clean
-#      e2e | upstream-tests | matrix | model | sanitize | fuzz | forks | soak | mutants   (long: CONTRIBUTING.md)
+# make demo | test | test-in-place | test-source | test-all | lint | format | wheel | rehearsal | bench |
+#      instructions | pythons | clean; e2e | upstream-tests | matrix | model | sanitize | fuzz | forks |
+#      soak | mutants   (long: CONTRIBUTING.md)
 #
 # Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
 # PYTHON=python3.13 VENV=.venv313 takes another interpreter.
@@ -15,16 +16,21 @@ RELEASES := 1.0.7 1.1.0 2.10.2 2.10.3 2.11.4 2.11.5 2.14.24 2.14.25 2.24.0 2.25.
 	2.30.0 2.31.0 2.31.1 2.31.2 2.38.4 2.38.5 2.40.1 2.40.3 2.48.0
 SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
 
+# The file in dist/ that was made last.
+newest = $$(ls -t dist/*.$(1) | head -n 1)
+# What pytest is given: files, tests, options.
+TESTS :=
+
 # Runs a command that says much about the usual: its output is shown if it fails.
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install releases demo e2e test test-core test-extension test-free-threaded test-all \
-	matrix model sanitize fuzz forks soak mutants lint lint-workflows deny format source wheel wheels bench \
-	instructions pythons upstream-tests clean
+.PHONY: help install releases demo e2e test test-core test-wheel test-in-place test-source \
+	test-free-threaded test-all rehearsal matrix model sanitize fuzz forks soak mutants lint lint-workflows \
+	deny format source wheel wheels bench instructions pythons upstream-tests clean
 
 help:
-	@sed -n '1,5s/^# \{0,1\}//p' Makefile
+	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 
 # A virtual environment with the tools, made anew when their list changes.
 $(VENV)/tools: pyproject.toml
@@ -60,14 +66,24 @@ target/arroyo/%: | $(VENV)/tools
 	@$(BIN)/pip install --quiet --no-deps --target $@ sentry-arroyo==$*
 
 # The core alone first: it needs no Python, and a failure there explains one that comes later.
-test: test-core test-extension
+test: test-core test-wheel
 
 test-core:
 	@cargo test --quiet --locked --no-default-features
 	@$(MAKE) --no-print-directory model PREEMPTIONS=3
 
-test-extension: install releases
-	@$(BIN)/python -m pytest --quiet
+# The wheel is what users have: it is tested as it is, from dist/.
+test-wheel: wheel releases
+	@$(BIN)/python scripts/test_installed.py $(call newest,whl) $(TESTS)
+
+# What pip makes of the source distribution, with the machine's own linker, ends, forks and heeds signals too.
+test-source: source releases
+	@$(BIN)/python scripts/test_installed.py $(call newest,tar.gz) \
+		$(or $(TESTS),tests/test_shutdown.py tests/test_fork.py tests/test_signals.py tests/test_drop_in.py tests/test_cli.py)
+
+# On the extension that is built in place: quicker, while one works on it.
+test-in-place: install releases
+	@$(BIN)/python -m pytest --quiet $(TESTS)
 
 # Every order in which threads can run through the core, with so many preemptions at most.
 PREEMPTIONS ?= 4
@@ -96,7 +112,7 @@ upstream-tests: install
 
 test-free-threaded: $(VENV)/tools
 	@scripts/pythons $(PYTHONS) cp314t
-	@$(BIN)/nox --session "tests(3.14t)" -- test-extension
+	@$(BIN)/nox --session "tests(3.14t)"
 
 # On every Python of noxfile.py's matrix; one that the machine lacks is named and skipped.
 test-all: $(VENV)/tools pythons
@@ -169,14 +185,14 @@ target/%/libgcc_s.so.1: scripts/libgcc_s.c scripts/libgcc_s.map | $(VENV)/tools
 
 source: $(VENV)/tools
 	@$(call quietly,$(BIN)/maturin sdist --out dist)
-	@$(BIN)/python scripts/check_wheel.py $$(ls -t dist/*.tar.gz | head -n 1)
+	@$(BIN)/python scripts/check_wheel.py $(call newest,tar.gz)
 
 wheel: source $(LIBGCC_S)
 	@$(call quietly,$(if $(ZIG),CARGO_ZIGBUILD_PYTHON_PATH=$(abspath $(BIN)/python)) $(BIN)/maturin build \
 		--release --out dist $(if $(ZIG),--zig) $(TARGET:%=--target %) \
 		--interpreter $(or $(INTERPRETER),$(if $(TARGET),$(NAME),$(BIN)/python)) \
 		$(if $(LIBGCC_S),-- -C link-arg=$(abspath $(LIBGCC_S))))
-	@$(BIN)/python scripts/check_wheel.py $$(ls -t dist/*.whl | head -n 1)
+	@$(BIN)/python scripts/check_wheel.py $(call newest,whl)
 
 # On every Python of noxfile.py's matrix.
 wheels: $(VENV)/tools
