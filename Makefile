@@ -81,6 +81,10 @@ test-source: source releases
 	@$(BIN)/python scripts/test_installed.py $(call newest,tar.gz) \
 		$(or $(TESTS),tests/test_shutdown.py tests/test_fork.py tests/test_signals.py tests/test_drop_in.py tests/test_cli.py)
 
+# Uploads both to an index on this machine, and installs from it as users do, by pip and by uv.
+rehearsal: wheel
+	@$(BIN)/python scripts/rehearsal.py $(call newest,whl) $(call newest,tar.gz)
+
 # On the extension that is built in place: quicker, while one works on it.
 test-in-place: install releases
 	@$(BIN)/python -m pytest --quiet $(TESTS)

@@ -45,7 +45,7 @@ def wheel(session: nox.Session, version: str) -> None:
 
 @nox.session
 def oldest_arroyo(session: nox.Session) -> None:
-    """Run the suite with the oldest arroyo that it is written for; the other sessions take the newest."""
+    """Run the suite with the oldest arroyo that it is written for; the others take the newest."""
     groups: dict[str, Any] = nox.project.load_toml("pyproject.toml")["dependency-groups"]
     requirement = next(each for each in groups["test"] if each.startswith("sentry-arroyo"))
     constraint = Path(session.create_tmp(), "constraint.txt").resolve()

@@ -59,7 +59,8 @@ def wrong(path: Path) -> Iterator[str]:
 def wrong_in_source(path: Path) -> Iterator[str]:
     with tarfile.open(path) as archive:
         files = {name.partition("/")[2] for name in archive.getnames()}
-    expected = {"PKG-INFO", "LICENSE", "README.md", "Cargo.lock", "Cargo.toml", "pyproject.toml"}
+    expected = {"PKG-INFO", "LICENSE", "Cargo.lock", "Cargo.toml", "pyproject.toml"}
+    expected |= {"docs/package-index.md"}
     expected |= {source.as_posix() for source in Path("src").glob("*.rs")}
     expected |= {"scripts/backend.py", *(f"python/{module}" for module in MODULES)}
     yield from differences(files, expected)

@@ -32,15 +32,15 @@ def main(file: str, *arguments: str) -> int:
         return subprocess.run(pytest, check=False, cwd=project).returncode
 
 
-def environment(folder: Path, file: Path) -> Path:
+def environment(folder: Path, file: Path) -> str:
     """Make a virtual environment with a distribution and what its tests need."""
     venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
+    python = str(folder / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--upgrade", "pip>=25.1"], check=True)  # it knows groups
     if file.suffix == ".whl":
         pip.append("--only-binary=:all:")
-    subprocess.run([*pip, file, "--group", f"{ROOT / 'pyproject.toml'}:test"], check=True)
+    subprocess.run([*pip, str(file), "--group", f"{ROOT / 'pyproject.toml'}:test"], check=True)
     return python
 
 
