@@ -26,7 +26,7 @@ quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help install releases demo e2e test test-core test-wheel test-in-place test-source \
-	test-free-threaded test-all rehearsal matrix model sanitize fuzz forks soak mutants lint lint-workflows \
+	test-free-threaded test-elsewhere test-all rehearsal matrix model sanitize fuzz forks soak mutants lint lint-workflows \
 	deny format source wheel wheels bench instructions pythons upstream-tests clean
 
 help:
@@ -118,9 +118,16 @@ test-free-threaded: $(VENV)/tools
 	@scripts/pythons $(PYTHONS) cp314t
 	@$(BIN)/nox --session "tests(3.14t)"
 
-# On every Python of noxfile.py's matrix; one that the machine lacks is named and skipped.
+# In Debians of their own: CPython 3.14 and 3.15, and aarch64 under emulation. SYSTEMS takes some of them.
+SYSTEMS :=
+
+test-elsewhere: $(VENV)/tools releases
+	@scripts/elsewhere $(PYTHONS)/debian $(SYSTEMS)
+
+# On every Python of noxfile.py's matrix and elsewhere; one that can't be had is named and skipped.
 test-all: $(VENV)/tools pythons
 	@$(BIN)/nox --session tests
+	@$(MAKE) --no-print-directory test-elsewhere
 
 # So many by the core's tests, which make ten thousand in any case, and so many by Python's.
 FORKS ?= 10000

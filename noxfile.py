@@ -14,7 +14,8 @@ from typing import Any
 
 import nox
 
-VERSIONS = ["3.11", "3.12", "3.13", "3.14", "3.15", "3.14t", "3.15t"]
+# scripts/elsewhere has 3.15: the tests need confluent-kafka, which has no wheel for it yet.
+VERSIONS = ["3.11", "3.12", "3.13", "3.14", "3.14t"]
 # Where interpreters may be that are not on the PATH: pyenv's, and what `make pythons` built.
 FOLDERS = [
     Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions",

@@ -31,7 +31,6 @@ PLATFORMS = (
     r"musllinux_1_2_(x86_64|aarch64)",
     r"macosx_10_12_x86_64",
     r"macosx_11_0_arm64",
-    r"win_amd64",
 )
 FOLDER = Path("python")
 MODULES = {
@@ -69,7 +68,7 @@ def wrong_in_source(path: Path) -> Iterator[str]:
 def wrong_in_wheel(path: Path) -> Iterator[str]:
     with zipfile.ZipFile(path) as archive:
         files = set(archive.namelist())
-    extensions = {file for file in files if re.fullmatch(rf"{PACKAGE}/_core\..*(so|pyd)", file)}
+    extensions = {file for file in files if re.fullmatch(rf"{PACKAGE}/_core\..*so", file)}
     if len(extensions) != 1:
         yield f"it has {len(extensions)} extension modules"
     name, version, *_ = path.name.split("-")
@@ -121,7 +120,7 @@ def wrong_when_imported(path: Path) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
-        scripts = Path(folder, "Scripts" if os.name == "nt" else "bin")
+        scripts = Path(folder, "bin")
         # With nothing else on the PATH there is no compiler; what it depends on is wheels too.
         python = str(scripts / "python")
         install = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", str(path.resolve())]
