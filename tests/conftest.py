@@ -11,7 +11,9 @@ from arroyo.processing import processor
 from arroyo.utils.metrics import configure_metrics, get_metrics
 
 import arroyo_metrics_buffer
+import producers
 from backends import ProducerBackend
+from threads import none_left
 
 
 @pytest.fixture
@@ -21,6 +23,20 @@ def tiny_switch_interval() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left() -> Iterator[None]:
+    """Fail a test that leaves a thread behind, which would run into the tests after it."""
+    with none_left():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def closed_producers(no_threads_left: None) -> Iterator[None]:
+    """Close the producers that a test has made."""
+    yield
+    producers.close_all()
 
 
 @pytest.fixture(autouse=True)

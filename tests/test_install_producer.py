@@ -14,6 +14,7 @@ from arroyo.backends.kafka import consumer as arroyo_consumer
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import TargetStatus
 from backends import ProducerBackend
+from producers import closed_after_test
 from stress import run_together
 
 MODULE = "arroyo.backends.kafka.consumer"
@@ -30,6 +31,10 @@ def status() -> TargetStatus:
 
 def deliver(producer: Any, error: object = None) -> None:
     producer._ConfluentProducer__metrics_delivery_callback(error, "message", 1000.0)
+
+
+def made(cls: Any) -> Any:
+    return closed_after_test(cls({"log_level": 0}))
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def test_producers_and_subclasses_that_exist_are_patched_with_it(
     class Subclass(cls):  # type: ignore[misc]
         pass
 
-    producers = [made({"log_level": 0}) for made in (cls, Subclass)]
+    producers = [made(each) for each in (cls, Subclass)]
     arroyo_metrics_buffer.install()
     for producer in producers:
         deliver(producer)
@@ -72,7 +77,7 @@ def test_producers_and_subclasses_that_exist_are_patched_with_it(
 def test_what_arroyos_methods_counted_is_sent_with_the_rest_by_the_next_flush(
     cls: Any, backend: ProducerBackend
 ) -> None:
-    producer = cls({"log_level": 0})
+    producer = made(cls)
     deliver(producer)
     deliver(producer, "down")
     vars(producer)["_ConfluentProducer__callback_latency"][:] = [1.0, 2.0]
@@ -89,7 +94,7 @@ def test_what_arroyos_methods_counted_is_sent_with_the_rest_by_the_next_flush(
 def test_what_is_pending_goes_back_to_arroyos_methods_with_them(
     cls: Any, backend: ProducerBackend
 ) -> None:
-    producer = cls({"log_level": 0})
+    producer = made(cls)
     deliver(producer)
     arroyo_metrics_buffer.install()
     deliver(producer)
@@ -110,7 +115,7 @@ def test_what_is_pending_goes_back_to_arroyos_methods_with_them(
 def test_deliveries_that_meet_in_a_producer_from_before_the_patch_get_one_buffer(
     cls: Any, backend: ProducerBackend
 ) -> None:
-    producer = cls({"log_level": 0})
+    producer = made(cls)
     meetings = iter(range(3))
 
     def clock() -> float:
@@ -134,7 +139,7 @@ def test_producers_may_be_made_and_deliver_while_others_install_and_uninstall(cl
 
     def produce() -> None:
         for _ in range(100):
-            deliver(cls({"log_level": 0}))
+            deliver(made(cls))
 
     run_together(toggle, toggle, produce)
     assert status().state == "disabled"

@@ -20,6 +20,7 @@ from arroyo.backends.kafka import consumer as arroyo_consumer
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer._core import DeliveryBuffer
 from backends import LATENCY, STATUS, Outage, ProducerBackend
+from producers import closed_after_test
 from stress import run_together
 
 UNIT = 2.0**-10  # seconds; multiples of it add up exactly in any order
@@ -37,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def made(**configuration: object) -> Any:
-    return consumer.ConfluentProducer({"log_level": 0, **configuration})
+    return closed_after_test(consumer.ConfluentProducer({"log_level": 0, **configuration}))
 
 
 def deliver(producer: Any, error: object = None, sent_at: float = 1000.0) -> None:

@@ -18,6 +18,7 @@ from alone import alone
 from arroyo_metrics_buffer import BufferStats, MetricsBuffer, stats
 from arroyo_metrics_buffer._core import DeliveryBuffer
 from backends import Flaky, Outage, ProducerBackend, Recorder
+from producers import closed_after_test
 
 NONE = BufferStats(0, 0, 0, 0, 0, None, None)
 
@@ -259,7 +260,7 @@ def test_a_fork_while_the_text_is_made_leaves_the_error_to_the_parent() -> None:
 
 
 def test_what_uninstall_hands_back_is_not_counted_as_sent() -> None:
-    producer = ConfluentProducer({"log_level": 0})
+    producer = closed_after_test(ConfluentProducer({"log_level": 0}))
     vars(ConfluentProducer)["_ConfluentProducer__metrics_delivery_callback"](
         producer, None, "message", 0.0
     )

@@ -19,6 +19,7 @@ from arroyo.processing import processor as arroyo_processor
 import arroyo_metrics_buffer
 from alone import alone
 from arroyo_metrics_buffer import MetricsBuffer, TargetStatus, status
+from producers import closed_after_test
 
 processor: Any = arroyo_processor
 consumer: Any = arroyo_consumer
@@ -362,7 +363,7 @@ def test_a_confluent_kafka_that_is_not_the_real_one_has_no_producers(
 def test_producers_are_counted_while_their_class_is_not_patched() -> None:
     arroyo_metrics_buffer.uninstall()
     before = of_producer().unpatched or 0
-    producer = consumer.ConfluentProducer({"log_level": 0})
+    producer = closed_after_test(consumer.ConfluentProducer({"log_level": 0}))
     assert of_producer().unpatched == before + 1
     arroyo_metrics_buffer.install()
     assert of_producer().unpatched == 0
