@@ -54,6 +54,12 @@ def until(stopped: threading.Event, job: Callable[[], object]) -> Callable[[], N
     return repeat
 
 
+def poll_all(producer: Any) -> None:
+    """Poll for as long as messages or callbacks are waiting, however long a poll waits for them."""
+    while len(producer):
+        producer.poll(0)
+
+
 class Callbacks:
     """Counts the calls of delivery callbacks, each of which has its message's number."""
 
@@ -174,8 +180,7 @@ def test_an_error_in_a_users_callback_is_raised_as_before_and_its_delivery_is_re
     producer.produce("raising", b"value", on_delivery=fail)
     producer.purge()
     with pytest.raises(ZeroDivisionError):
-        while len(producer):
-            producer.poll(0)
+        poll_all(producer)
     producer.flush(0)
     assert backend.counts() == {"error": 2}
 
