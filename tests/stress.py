@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-DEADLINE = (
-    300.0  # seconds; far beyond what any job takes on a busy machine, so passing it is a hang
-)
+DEADLINE = 300.0  # seconds; beyond what any job takes on a busy machine, so passing it is a hang
 
 
 def run_together(*jobs: Callable[[], object]) -> None:
