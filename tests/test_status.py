@@ -284,6 +284,17 @@ def frozen_buffers() -> None:
     assert early
 
 
+def test_objects_that_cpython_itself_has_frozen_keep_no_buffers_from_view(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # CPython 3.12 has hundreds from the start: those that are immortal.
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: 375)
+    early = buffer_of_arroyos_own()
+    assert (of_buffer().unpatched, of_buffer().protected) == (1, False)
+    del early
+    assert (of_buffer().unpatched, of_buffer().protected) == (0, True)
+
+
 def buffer_of_arroyos_own() -> Any:
     arroyo_metrics_buffer.uninstall()
     buffer = processor.MetricsBuffer()

@@ -120,12 +120,15 @@ def count_objects(classes: list[type]) -> int | None:
     """
     if not classes:
         return 0
-    if gc.get_freeze_count():
-        return None
     classes = classes.copy()
     for known in classes:
         subclasses: list[type] = type.__subclasses__(known)
         classes += (each for each in subclasses if each not in classes)
     # Unlike gc.get_objects(), this hands out no tuple that another thread is in the middle of
-    # making, which it could then not finish (CPython issue 39117): only what refers to the classes.
-    return sum(type(each) in classes for each in gc.get_referrers(*classes))
+    # making, which it could then not finish (CPython issue 39117): only what refers to the classes,
+    # and to sys, as sys.modules does. Where not even that is seen, gc.freeze() was called. Its own
+    # count does not tell: in CPython 3.12 it is never zero, for immortal objects are in it.
+    found = gc.get_referrers(*classes, sys)
+    if not any(each is sys.modules for each in found):
+        return None
+    return sum(type(each) in classes for each in found)
