@@ -1,4 +1,4 @@
-# make demo | test | test-in-place | test-source | test-all | lint | format | wheel | rehearsal | bench |
+# make demo | test | test-in-place | test-source | test-musl | test-all | lint | format | wheel | rehearsal | bench |
 #      instructions | pythons | clean; e2e | upstream-tests | matrix | model | sanitize | fuzz | forks |
 #      soak | mutants   (long: CONTRIBUTING.md)
 #
@@ -26,7 +26,9 @@ quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help install releases demo e2e test test-core test-wheel test-in-place test-source \
-	test-free-threaded test-elsewhere test-all rehearsal matrix model sanitize fuzz forks soak mutants lint lint-workflows \
+	test-free-threaded test-elsewhere test-musl test-all rehearsal matrix model sanitize fuzz forks soak \
+	mutants lint lint-workflows deny format source wheel wheels bench instructions pythons upstream-tests \
+	clean
 	deny format source wheel wheels bench instructions pythons upstream-tests clean
 
 help:
@@ -75,6 +77,13 @@ test-core:
 # The wheel is what users have: it is tested as it is, from dist/.
 test-wheel: wheel releases
 	@$(BIN)/python scripts/test_installed.py $(call newest,whl) $(TESTS)
+
+# The wheel for musl, by an interpreter that is linked to musl: cp314-musl or cp313-musl. It has a folder of
+# its own, as nox would take it for one that is linked to glibc.
+MUSL = cp314-musl
+
+test-musl: $(VENV)/tools
+	@scripts/musl $(PYTHONS)/musl $(MUSL) $(TESTS)
 
 # What pip makes of the source distribution, with the machine's own linker, ends, forks and heeds signals too.
 test-source: source releases
