@@ -6,6 +6,7 @@ import functools
 import gc
 import importlib
 import importlib.metadata
+import platform
 import subprocess
 import sys
 from typing import Any
@@ -60,6 +61,14 @@ def test_what_it_runs_on_is_told() -> None:
     assert environment.python == f"CPython {sys.version.partition(' ')[0]}"
     assert environment.gil is (not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled())
     assert sys.platform in environment.platform.lower()
+
+
+def test_status_reads_the_interpreter_for_its_c_library_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = status()
+    monkeypatch.setattr(platform, "libc_ver", mock.Mock(side_effect=AssertionError))
+    assert status() == before
 
 
 def test_an_import_that_turns_the_gil_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

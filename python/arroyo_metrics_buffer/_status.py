@@ -86,7 +86,7 @@ class Status:
 
 
 def environment() -> Environment:
-    """Ask the interpreter, and once the metadata of the distributions."""
+    """Ask the interpreter, and once the system and the metadata of the distributions."""
     return Environment(
         arroyo_metrics_buffer=__version__,
         arroyo=version("sentry-arroyo"),
@@ -98,6 +98,7 @@ def environment() -> Environment:
     )
 
 
+@cache  # libc_ver() may read the whole interpreter: on musl a tenth of a second, with the GIL held
 def _platform() -> str:
     # Not platform.platform(), which asks a command as well, in a process of its own.
     parts = platform.system(), platform.release(), platform.machine(), *platform.libc_ver()
