@@ -1,6 +1,6 @@
-# make demo | test | test-in-place | test-source | test-musl | test-all | lint | format | wheel | rehearsal | bench |
-#      instructions | pythons | clean; e2e | upstream-tests | matrix | model | sanitize | fuzz | forks |
-#      soak | mutants   (long: CONTRIBUTING.md)
+# make demo | test | test-in-place | test-source | rehearsal | lint | format | wheel | bench | instructions | clean
+#      test-all | e2e | upstream-tests | matrix | model | sanitize | fuzz | forks | soak | mutants
+#      (long: CONTRIBUTING.md)
 #
 # Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
 # PYTHON=python3.13 VENV=.venv313 takes another interpreter.
@@ -29,7 +29,6 @@ quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 	test-free-threaded test-elsewhere test-musl test-all rehearsal matrix model sanitize fuzz forks soak \
 	mutants lint lint-workflows deny format source wheel wheels bench instructions pythons upstream-tests \
 	clean
-	deny format source wheel wheels bench instructions pythons upstream-tests clean
 
 help:
 	@sed -n '1,6s/^# \{0,1\}//p' Makefile
@@ -78,12 +77,9 @@ test-core:
 test-wheel: wheel releases
 	@$(BIN)/python scripts/test_installed.py $(call newest,whl) $(TESTS)
 
-# The wheel for musl, by an interpreter that is linked to musl: cp314-musl or cp313-musl. It has a folder of
-# its own, as nox would take it for one that is linked to glibc.
-MUSL = cp314-musl
-
-test-musl: $(VENV)/tools
-	@scripts/musl $(PYTHONS)/musl $(MUSL) $(TESTS)
+# On the extension that is built in place: quicker, while one works on it.
+test-in-place: install releases
+	@$(BIN)/python -m pytest --quiet $(TESTS)
 
 # What pip makes of the source distribution, with the machine's own linker, ends, forks and heeds signals too.
 test-source: source releases
@@ -93,10 +89,6 @@ test-source: source releases
 # Uploads both to an index on this machine, and installs from it as users do, by pip and by uv.
 rehearsal: wheel
 	@$(BIN)/python scripts/rehearsal.py $(call newest,whl) $(call newest,tar.gz)
-
-# On the extension that is built in place: quicker, while one works on it.
-test-in-place: install releases
-	@$(BIN)/python -m pytest --quiet $(TESTS)
 
 # Every order in which threads can run through the core, with so many preemptions at most.
 PREEMPTIONS ?= 4
@@ -133,10 +125,17 @@ SYSTEMS :=
 test-elsewhere: $(VENV)/tools releases
 	@scripts/elsewhere $(PYTHONS)/debian $(SYSTEMS)
 
-# On every Python of noxfile.py's matrix and elsewhere; one that can't be had is named and skipped.
+# The wheel for musl, by an interpreter that is linked to musl: cp314-musl or cp313-musl. It has a folder of
+# its own, as nox would take it for one that is linked to glibc.
+MUSL = cp314-musl
+
+test-musl: $(VENV)/tools
+	@scripts/musl $(PYTHONS)/musl $(MUSL) $(TESTS)
+
+# On every Python of noxfile.py's matrix, elsewhere and on musl; one that can't be had is named and skipped.
 test-all: $(VENV)/tools pythons
 	@$(BIN)/nox --session tests
-	@$(MAKE) --no-print-directory test-elsewhere
+	@$(MAKE) --no-print-directory test-elsewhere test-musl
 
 # So many by the core's tests, which make ten thousand in any case, and so many by Python's.
 FORKS ?= 10000
