@@ -51,6 +51,7 @@ def oldest_arroyo(session: nox.Session) -> None:
     requirement = next(each for each in groups["test"] if each.startswith("sentry-arroyo"))
     constraint = Path(session.create_tmp(), "constraint.txt").resolve()
     constraint.write_text(requirement.replace(">=", "=="), encoding="utf-8")
+    make(session, "releases", "VENV=.nox/oldest-arroyo", TOOLS)  # which are older than that
     make(session, "test-wheel", "VENV=.nox/oldest-arroyo", TOOLS, PIP_CONSTRAINT=str(constraint))
 
 

@@ -119,7 +119,7 @@ def wrong_when_imported(path: Path) -> Iterator[str]:
         print(f"{path.name}: not imported, it is for another interpreter or machine than this")
         return
     with tempfile.TemporaryDirectory() as folder:
-        venv.create(folder, with_pip=True)
+        venv.create(folder, symlinks=True, with_pip=True)
         scripts = Path(folder, "bin")
         # With nothing else on the PATH there is no compiler; what it depends on is wheels too.
         python = str(scripts / "python")

@@ -6,7 +6,7 @@
    to read it by the same library: LLVM's calls a null pointer. Linked to this file, the extension asks
    for libgcc_s.so.1 by name, as it does when the system's own linker makes it.
 
-   All names are here, so that a later Rust that uses more of them gets none from LLVM. Their versions are
+   All names that begin with _Unwind_ are here, so that a later Rust that uses more of them gets none from LLVM. Their versions are
    those of GCC's libgcc-std.ver; each is older than glibc 2.17. */
 
 #define EXPORT(name) void name(void) {}

@@ -34,7 +34,7 @@ def main(file: str, *arguments: str) -> int:
 
 def environment(folder: Path, file: Path) -> str:
     """Make a virtual environment with a distribution and what its tests need."""
-    venv.create(folder, with_pip=True)
+    venv.create(folder, symlinks=True, with_pip=True)
     python = str(folder / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--upgrade", "pip>=25.1"], check=True)  # it knows groups

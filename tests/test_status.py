@@ -21,6 +21,7 @@ import arroyo_metrics_buffer
 from alone import alone
 from arroyo_metrics_buffer import MetricsBuffer, TargetStatus, status
 from producers import closed_after_test
+from stress import run_together
 
 processor: Any = arroyo_processor
 consumer: Any = arroyo_consumer
@@ -302,6 +303,16 @@ def test_objects_that_cpython_itself_has_frozen_keep_no_buffers_from_view(
     assert (of_buffer().unpatched, of_buffer().protected) == (1, False)
     del early
     assert (of_buffer().unpatched, of_buffer().protected) == (0, True)
+
+
+@pytest.mark.usefixtures("tiny_switch_interval")
+def test_status_takes_no_tuple_of_modules_that_another_thread_is_making() -> None:
+    # CPython issue 39117: a tuple that the collector hands out can't be finished any more.
+    def make_tuples() -> None:
+        for _ in range(3000):
+            tuple(module for module in list(sys.modules.values()))
+
+    run_together(make_tuples, lambda: [status() for _ in range(100)])
 
 
 def buffer_of_arroyos_own() -> Any:

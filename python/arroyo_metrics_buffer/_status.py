@@ -121,15 +121,16 @@ def count_objects(classes: list[type]) -> int | None:
     """
     if not classes:
         return 0
-    classes = classes.copy()
+    asked, classes = classes, classes.copy()
     for known in classes:
         subclasses: list[type] = type.__subclasses__(known)
         classes += (each for each in subclasses if each not in classes)
     # Unlike gc.get_objects(), this hands out no tuple that another thread is in the middle of
-    # making, which it could then not finish (CPython issue 39117): only what refers to the classes,
-    # and to sys, as sys.modules does. Where not even that is seen, gc.freeze() was called. Its own
-    # count does not tell: in CPython 3.12 it is never zero, for immortal objects are in it.
-    found = gc.get_referrers(*classes, sys)
-    if not any(each is sys.modules for each in found):
+    # making, which it could then not finish (CPython issue 39117): only what refers to the classes.
+    # The __mro__ of a class does, and is older than its objects: where the collector does not see
+    # that, gc.freeze() was called. gc.get_freeze_count() does not tell: CPython 3.12 counts its
+    # immortal objects too.
+    found = gc.get_referrers(*classes)
+    if not all(any(each is known.__mro__ for each in found) for known in asked):
         return None
     return sum(type(each) in classes for each in found)
