@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from email import message_from_binary_file
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
 from zipfile import ZipFile
 
 from readme_renderer import markdown
@@ -27,11 +28,14 @@ from readme_renderer import markdown
 BIN = Path(sys.executable).parent
 PACKAGE = "arroyo-metrics-buffer"
 LINKS = {"a": "href", "img": "src"}
+# Where pip might find the package besides: it has to come from our index.
+ELSEWHERE = ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
 
 
 def main(files: list[str]) -> None:
     for link in links(files):
-        if not link.startswith(("https://", "#")):
+        # Each heading has a link to itself.
+        if not link.startswith(("https://", "#user-content-")):
             raise SystemExit(f"{link}: dead where the index shows the description")
     run(str(BIN / "twine"), "check", "--strict", *files)
     with tempfile.TemporaryDirectory() as folder, index(folder) as url:
@@ -74,7 +78,7 @@ def index(folder: str) -> Iterator[str]:
     with subprocess.Popen([*server, *open_to_all, *fallback(), folder]) as process:
         try:
             url = f"http://127.0.0.1:{port}"
-            wait_for(url)
+            wait_for(url, process)
             yield url
         finally:
             process.terminate()
@@ -88,19 +92,20 @@ def fallback() -> list[str]:
     return ["--fallback-url", url] if url else []
 
 
-def wait_for(url: str) -> None:
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    direct = build_opener(ProxyHandler({}))
     end = time.monotonic() + 60
-    while time.monotonic() < end:
+    while time.monotonic() < end and server.poll() is None:
         try:
-            with urlopen(url):
+            with direct.open(url):
                 return
-        except OSError:
+        except URLError:
             time.sleep(0.1)
     raise SystemExit(f"{url} does not answer")
 
 
 def install(installer: str, environment: str, url: str) -> None:
-    venv.create(environment, with_pip=installer == "pip")
+    venv.create(environment, symlinks=True, with_pip=installer == "pip")
     python = str(Path(environment, "bin", "python"))
     if installer == "pip":
         command = [python, "-m", "pip", "install"]
@@ -110,7 +115,8 @@ def install(installer: str, environment: str, url: str) -> None:
 
 
 def run(*command: str, cwd: str = ".") -> None:
-    ended = subprocess.run(command, check=False, cwd=cwd)
+    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    ended = subprocess.run(command, check=False, cwd=cwd, env=environment)
     if ended.returncode:
         raise SystemExit(f"{Path(command[0]).name} ended with {ended.returncode}")
 
