@@ -79,7 +79,7 @@ test-wheel: wheel releases
 
 # On the extension that is built in place: quicker, while one works on it.
 test-in-place: install releases
-	@$(BIN)/python -m pytest --quiet $(TESTS)
+	@$(BIN)/python -m pytest --quiet --numprocesses=auto --dist=worksteal $(TESTS)
 
 # What pip builds from the source distribution: the machine's own linker links it, not zig.
 test-source: source releases

@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # The package's sources, and what builds, editors and git leave behind.
 LEFT_OUT = shutil.ignore_patterns("python", ".*", "__pycache__", "dist", "target")
+ON_EVERY_CORE = ("--numprocesses=auto", "--dist=worksteal")
 RELEASES = Path("target", "arroyo")  # of arroyo's, which tests drive: `make releases`
 
 
@@ -28,7 +29,7 @@ def main(file: str, *arguments: str) -> int:
         shutil.copytree(ROOT, project, ignore=LEFT_OUT)
         shutil.copytree(ROOT / RELEASES, project / RELEASES)
         print(f"{Path(file).name} on Python {sys.version}", flush=True)
-        pytest = [python, "-m", "pytest", "--quiet", *arguments]
+        pytest = [python, "-m", "pytest", "--quiet", *ON_EVERY_CORE, *arguments]
         return subprocess.run(pytest, check=False, cwd=project).returncode
 
 
