@@ -33,10 +33,6 @@ from stress import run_together
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()"),
-    # CPython 3.12 and later warn of what is tested here.
-    pytest.mark.filterwarnings(
-        "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
-    ),
     pytest.mark.usefixtures("tiny_switch_interval"),
 ]
 

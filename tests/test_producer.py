@@ -409,7 +409,6 @@ def test_the_backend_may_deliver_and_flush(backend: ProducerBackend, depth: int)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_starts_empty_and_its_parent_loses_nothing() -> None:
     buffer, backend = DeliveryBuffer(flush_interval=math.inf), ProducerBackend()
     buffer.record(None, 0.5)
@@ -425,7 +424,6 @@ def test_a_forked_child_starts_empty_and_its_parent_loses_nothing() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_where_the_backend_forks_the_rest_is_the_parents(at: int) -> None:
     class Forking(ProducerBackend):
