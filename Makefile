@@ -195,7 +195,7 @@ NAME = python$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_v
 # On Linux zig links it, so that it runs with older C libraries than this machine's.
 ifeq ($(shell uname -s),Linux)
 ZIG = $(BIN)/python -m ziglang
-# Linked with the system's unwinder: scripts/libgcc_s.c says why. musl has none.
+# For glibc the system's unwinder is linked: scripts/libgcc_s.c says why. musl's pthread_exit does not unwind.
 LIBGCC_S = $(if $(findstring musl,$(TARGET)),,target/$(or $(firstword $(subst -, ,$(TARGET))),$(shell uname -m))/libgcc_s.so.1)
 endif
 

@@ -1,7 +1,7 @@
 """scripts/test_installed.py FILE [ARGUMENT...]: the suite on a wheel or a source distribution.
 
-FILE is installed as users install it, into a new virtual environment of this interpreter. From a
-wheel on, nothing is compiled. pytest, with the arguments, then runs in a copy of the project that
+FILE is installed as users install it, into a new virtual environment of this interpreter. If FILE
+is a wheel, nothing is compiled. pytest, with the arguments, then runs in a copy of the project that
 has none of the package's sources, so that what it imports is what FILE brought. pip's environment
 variables hold. Exit status: pytest's.
 """
