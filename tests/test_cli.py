@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import arroyo_metrics_buffer
-from arroyo_metrics_buffer.cli import main
+from arroyo_metrics_buffer._commands.cli import main
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ def test_without_its_packages_a_command_says_what_to_install(package: str, comma
     # None in sys.modules is how Python marks a package that can't be imported.
     code = (
         f"import sys; sys.modules[{package!r}] = None;"
-        f"from arroyo_metrics_buffer.cli import main; raise SystemExit(main([{command!r}]))"
+        "from arroyo_metrics_buffer._commands.cli import main;"
+        f"raise SystemExit(main([{command!r}]))"
     )
     demo = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -130,7 +131,7 @@ def test_with_an_arroyo_that_is_too_old_it_says_so_in_one_line() -> None:
 def test_command_line_starts_without_arroyo() -> None:
     code = (
         "import sys; sys.modules['arroyo'] = None;"
-        "from arroyo_metrics_buffer.cli import main; main(['--help'])"
+        "from arroyo_metrics_buffer._commands.cli import main; main(['--help'])"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, check=False

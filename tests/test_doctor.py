@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import arroyo_metrics_buffer
-from arroyo_metrics_buffer._doctor import self_check
+from arroyo_metrics_buffer._commands.doctor import self_check
 from releases import folder
 
 BUFFER = "arroyo.processing.processor.MetricsBuffer"
@@ -21,7 +21,7 @@ def doctor(
     *arguments: str, first: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run it in an interpreter that has run some code first."""
-    code = f"{first}\nimport sys; from arroyo_metrics_buffer.cli import main; sys.exit(main())"
+    code = f"{first}\nfrom arroyo_metrics_buffer._commands import cli; raise SystemExit(cli.main())"
     return subprocess.run(
         [sys.executable, "-c", code, "doctor", *arguments],
         capture_output=True,

@@ -15,7 +15,7 @@ from arroyo.backends.kafka import consumer as arroyo_consumer
 from arroyo.types import Topic
 
 import arroyo_metrics_buffer
-from arroyo_metrics_buffer.demo._cluster import kafka
+from arroyo_metrics_buffer._commands.cluster import kafka
 from backends import ProducerBackend
 from producers import closed_after_test
 from stress import run_together

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from arroyo_metrics_buffer.demo._progress import Progress
-from arroyo_metrics_buffer.demo._reproduce import NotDriven, Result, reproduce, verdict
-from arroyo_metrics_buffer.demo._stress import Load
+from arroyo_metrics_buffer._commands.progress import Progress
+from arroyo_metrics_buffer._commands.reproduce import NotDriven, Result, reproduce, verdict
+from arroyo_metrics_buffer._commands.stress import Load
 from programs import started
 from releases import folder
 

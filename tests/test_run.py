@@ -18,7 +18,7 @@ from programs import started
 
 CONSOLE_SCRIPT = Path(sys.executable).with_name("arroyo-metrics-buffer")
 RUN = [str(CONSOLE_SCRIPT), "run", "--"]
-FOLDER = str(Path(arroyo_metrics_buffer.__file__).parent / "_startup")
+FOLDER = str(Path(arroyo_metrics_buffer.__file__).parent / "_commands" / "startup")
 DEADLINE = 60  # seconds; far beyond what anything here takes
 
 ENVIRONMENT = {
@@ -215,7 +215,7 @@ def test_a_run_in_a_run_in_another_environment_ends_and_patches(tmp_path: Path) 
     """The same folder by another name is another folder."""
     other = tmp_path / "other"
     other.symlink_to(Path(FOLDER).parent, target_is_directory=True)
-    environment = {"PYTHONPATH": str(other / "_startup")}
+    environment = {"PYTHONPATH": str(other / "_commands" / "startup")}
     result = ended(*RUN, *python(TELL + "tell()"), environment=environment)
     assert (result.stdout, result.stderr) == ("arroyo_metrics_buffer\n", "")
 

@@ -472,7 +472,7 @@ def test_a_child_of_a_fork_ends_like_any_other_process() -> None:
         daemon(call, 2)
         assert inside.wait(30)
         pid = os.fork()
-        inside = threading.Event()  # a thread that the child lacks may have held the other one's lock
+        inside = threading.Event()  # a thread that the child lacks may have held the other's lock
         daemon(call, 2)
         assert inside.wait(30)
         if pid:

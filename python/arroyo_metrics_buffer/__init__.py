@@ -5,9 +5,9 @@ it or after.
 """
 
 from ._core import MetricsBuffer, __version__
-from ._patch import install, install_on_import, status, uninstall
+from ._patching.install import install, install_on_import, status, uninstall
+from ._patching.status import Environment, Status, TargetStatus
 from ._stats import BufferStats, Stats, stats
-from ._status import Environment, Status, TargetStatus
 
 __all__ = [
     "BufferStats",

@@ -1,5 +1,5 @@
 """``python -m arroyo_metrics_buffer``."""
 
-from .cli import main
+from ._commands.cli import main
 
 raise SystemExit(main())

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from ._patch import ON_BACKEND_ERROR
+from arroyo_metrics_buffer._patching.install import ON_BACKEND_ERROR
 
 # Nothing but sitecustomize.py is in it: what is in it, the program can import.
-_FOLDER = str(Path(__file__).absolute().with_name("_startup"))
+_FOLDER = str(Path(__file__).absolute().with_name("startup"))
 
 
 def run(program: list[str], *, on_backend_error: str | None) -> int:

@@ -1,5 +1,8 @@
 """The Kafka cluster that the commands run on, and the demo's topics there."""
 
+# confluent_kafka's types are incomplete.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import time

@@ -19,9 +19,10 @@ from typing import Literal
 
 from wrapt import register_post_import_hook
 
-from ._core import configure, on_backend_error
-from ._status import Status, TargetStatus, count_objects, environment
-from ._targets import TARGETS, Finding, Patch, Target, changes
+from arroyo_metrics_buffer._core import configure, on_backend_error
+
+from .status import Status, TargetStatus, count_objects, environment
+from .targets import TARGETS, Finding, Patch, Target, changes
 
 DISABLE = "ARROYO_METRICS_BUFFER_DISABLE"
 ON_BACKEND_ERROR = "ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR"

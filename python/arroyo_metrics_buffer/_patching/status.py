@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from ._core import __version__
+from arroyo_metrics_buffer._core import __version__
 
 State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from . import BufferStats, MetricsBuffer, Status, TargetStatus, stats, status
+from arroyo_metrics_buffer import BufferStats, MetricsBuffer, Status, TargetStatus, stats, status
 
 __all__ = ["doctor"]
 

@@ -18,10 +18,11 @@ from typing import Any
 from arroyo.backends.kafka import consumer
 from arroyo.processing import processor
 
-from arroyo_metrics_buffer import _shape, install, uninstall
-from arroyo_metrics_buffer._patch import DISABLE
+from arroyo_metrics_buffer import install, uninstall
+from arroyo_metrics_buffer._patching import shapes
+from arroyo_metrics_buffer._patching.install import DISABLE
 
-from ._accounts import (
+from .accounts import (
     Errors,
     Tally,
     balance,
@@ -29,7 +30,7 @@ from ._accounts import (
     tallied_buffers,
     tallied_producers,
 )
-from ._cluster import SILENT, kafka
+from .cluster import SILENT, kafka
 
 NAMES = [f"reproduce.counter.{number}" for number in range(50)]
 IN_FLIGHT = 10_000  # messages; librdkafka refuses more than 100,000
@@ -38,9 +39,9 @@ GRACE = 60.0  # seconds; what takes so much longer than it was asked to hangs
 
 # Releases that the package patches and this does not drive; `make matrix` does.
 STRANGERS = (
-    (_shape.METRICS_BUFFER_1_1_0, "this arroyo's has increment() and no incr_counter()"),
-    (_shape.METRICS_BUFFER_2_10_3, "this arroyo's takes members of enums for metrics"),
-    (_shape.METRICS_BUFFER_2_25_0, "this arroyo's is made with a consumer"),
+    (shapes.METRICS_BUFFER_1_1_0, "this arroyo's has increment() and no incr_counter()"),
+    (shapes.METRICS_BUFFER_2_10_3, "this arroyo's takes members of enums for metrics"),
+    (shapes.METRICS_BUFFER_2_25_0, "this arroyo's is made with a consumer"),
 )
 
 
@@ -70,7 +71,7 @@ def why_not() -> dict[str, str]:
     reasons: dict[str, str] = {}
     uninstall()
     for shape, reason in STRANGERS:
-        if _shape.difference(getattr(processor, "MetricsBuffer", None), shape) is None:
+        if shapes.difference(getattr(processor, "MetricsBuffer", None), shape) is None:
             reasons["MetricsBuffer"] = reason
     # Whoever asks for this wants to see it, whatever the environment keeps the rest from.
     os.environ.pop(DISABLE, None)
@@ -106,7 +107,7 @@ class Load:
             thread.join()
 
     def result(self) -> dict[str, Any]:
-        """What became of the class: see ``Result`` in ``_reproduce.py``."""
+        """What became of the class: see ``Result`` in ``reproduce.py``."""
         accounts = balance(self.made, self.delivered)
         return {
             "operations": total(self.operations),

@@ -1,6 +1,6 @@
 """The defect and its absence, side by side: arroyo's buffers and this package's under threads.
 
-Each runs in an interpreter of its own, where ``_stress.py`` drives them.
+Each runs in an interpreter of its own, where ``stress.py`` drives them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from arroyo_metrics_buffer import status
-from arroyo_metrics_buffer._patch import DISABLE
+from arroyo_metrics_buffer._patching.install import DISABLE
 
-from . import _stress
-from ._progress import Progress
+from . import stress
+from .progress import Progress
 
 __all__ = ["reproduce"]
 
@@ -91,7 +91,7 @@ def reproduce(*, seconds: float, threads: int, as_json: bool) -> int:
 
 def watch(run: str, seconds: float, threads: int, progress: Progress) -> Outcomes:
     """Let an interpreter drive both classes, and show how far it is."""
-    command = [sys.executable, "-m", _stress.__name__, run, str(seconds), str(threads)]
+    command = [sys.executable, "-m", stress.__name__, run, str(seconds), str(threads)]
     outcomes: Outcomes | None = None
     # In a group of its own, so that Ctrl-C at a terminal interrupts nobody but this process.
     with subprocess.Popen(  # noqa: S603

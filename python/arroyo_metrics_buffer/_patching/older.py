@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, ClassVar
 
-from ._core import MetricsBuffer
+from arroyo_metrics_buffer._core import MetricsBuffer
 
 
 class MadeAsArroyos(MetricsBuffer):

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from . import __version__
-from ._run import run
+from arroyo_metrics_buffer import __version__
+
+from .run import run
 
 __all__ = ["main"]
 
@@ -185,13 +186,13 @@ def with_arroyo(command: Command) -> Command:
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    from ._doctor import doctor  # noqa: PLC0415
+    from .doctor import doctor  # noqa: PLC0415
 
     return doctor(as_json=arguments.json)
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
-    from .demo._demo import demo  # noqa: PLC0415
+    from .demo import demo  # noqa: PLC0415
 
     return demo(
         messages=arguments.messages,
@@ -203,6 +204,6 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 
 def run_reproduce(arguments: argparse.Namespace) -> int:
-    from .demo._reproduce import reproduce  # noqa: PLC0415
+    from .reproduce import reproduce  # noqa: PLC0415
 
     return reproduce(seconds=arguments.seconds, threads=arguments.threads, as_json=arguments.json)

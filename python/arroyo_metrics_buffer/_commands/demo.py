@@ -20,7 +20,7 @@ from confluent_kafka import KafkaException
 
 from arroyo_metrics_buffer import status, uninstall
 
-from ._accounts import (
+from .accounts import (
     Account,
     Errors,
     Tally,
@@ -29,9 +29,9 @@ from ._accounts import (
     tallied_buffers,
     tallied_producers,
 )
-from ._cluster import kafka, topics
-from ._kafka import Pipeline
-from ._progress import Progress
+from .cluster import kafka, topics
+from .pipeline import Pipeline
+from .progress import Progress
 
 __all__ = ["demo"]
 

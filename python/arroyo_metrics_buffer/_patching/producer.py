@@ -13,7 +13,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ._core import DeliveryBuffer
+from arroyo_metrics_buffer._core import DeliveryBuffer
 
 _DELIVERIES = "_ConfluentProducer__deliveries"
 

@@ -24,8 +24,8 @@ from arroyo.processing.strategies import (
 )
 from arroyo.types import BrokerValue, Commit, FilteredPayload, Partition, Topic
 
-from ._accounts import Errors
-from ._cluster import SILENT
+from .accounts import Errors
+from .cluster import SILENT
 
 IN_FLIGHT = 1_000  # messages produced and not delivered yet: bounds memory, costs no throughput
 STOP_TIMEOUT = 30.0  # seconds for all threads to end; twice what the processor waits for deliveries

@@ -1,5 +1,8 @@
 """Accounts: what buffers are given, what they deliver, and what goes wrong."""
 
+# The classes that are tallied are any.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import sys

@@ -11,9 +11,10 @@ from functools import partial
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
-from . import _older, _producer, _shape
-from ._core import MetricsBuffer
-from ._status import State, version
+from arroyo_metrics_buffer._core import MetricsBuffer
+
+from . import older, producer, shapes
+from .status import State, version
 
 NEWER = "look for a newer release of arroyo-metrics-buffer"
 
@@ -113,7 +114,7 @@ class Target(ABC):
 
     module: ClassVar[str]
     attribute: ClassVar[str]
-    shapes: ClassVar[tuple[_shape.Shape, ...]]
+    patchable: ClassVar[tuple[shapes.Shape, ...]]
     """Those that can be patched, the newest first."""
     watched: ClassVar[tuple[Attribute, ...]] = ()
     """What its safety depends on where no patch is in place, as it is before others change it."""
@@ -138,7 +139,7 @@ class Target(ABC):
             return Finding("missing", reason, is_protected=False)
         if (protection := self.protection(current)) is not None:
             return Finding("patched", protection, is_protected=True)
-        differences = [_shape.difference(current, shape) for shape in self.shapes]
+        differences = [shapes.difference(current, shape) for shape in self.patchable]
         if None in differences:
             reason = f"{self.module} was imported anew, call install() to patch it"
             return Finding("waiting", reason, is_protected=False)
@@ -185,14 +186,14 @@ class MetricsBufferTarget(Target):
     module = "arroyo.processing.processor"
     attribute = "MetricsBuffer"
     bases = (
-        (_shape.METRICS_BUFFER, MetricsBuffer),
-        (_shape.METRICS_BUFFER_2_26_0, _older.MadeAsArroyos),
-        (_shape.METRICS_BUFFER_2_25_0, _older.MadeAsArroyos),
-        (_shape.METRICS_BUFFER_2_11_5, _older.MadeAsArroyos),
-        (_shape.METRICS_BUFFER_2_10_3, _older.NamedByEnums),
-        (_shape.METRICS_BUFFER_1_1_0, _older.OfTimers),
+        (shapes.METRICS_BUFFER, MetricsBuffer),
+        (shapes.METRICS_BUFFER_2_26_0, older.MadeAsArroyos),
+        (shapes.METRICS_BUFFER_2_25_0, older.MadeAsArroyos),
+        (shapes.METRICS_BUFFER_2_11_5, older.MadeAsArroyos),
+        (shapes.METRICS_BUFFER_2_10_3, older.NamedByEnums),
+        (shapes.METRICS_BUFFER_1_1_0, older.OfTimers),
     )
-    shapes = tuple(shape for shape, _ in bases)
+    patchable = tuple(shape for shape, _ in bases)
     # Those that a buffer's safety depends on, as they are before anyone else can patch them.
     methods = MappingProxyType({base: methods_of(base) for _, base in bases})
     watched = methods[MetricsBuffer]
@@ -213,9 +214,9 @@ class MetricsBufferTarget(Target):
 
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
         arroyos = vars(module)[self.attribute]
-        known = (base for shape, base in self.bases if not _shape.difference(arroyos, shape))
+        known = (base for shape, base in self.bases if not shapes.difference(arroyos, shape))
         base = next(known)
-        ours = _older.replacement(arroyos, base)
+        ours = older.replacement(arroyos, base)
         watched = (method._replace(owner=ours) for method in self.methods[base])
         return Patch(module, {self.attribute: ours}, in_use=in_use, watched=watched)
 
@@ -225,20 +226,20 @@ class ConfluentProducerTarget(Target):
 
     module = "arroyo.backends.kafka.consumer"
     attribute = "ConfluentProducer"
-    shapes = (_shape.PRODUCER_2_40_3, _shape.PRODUCER_2_38_5, _shape.PRODUCER_2_31_2)
+    patchable = (shapes.PRODUCER_2_40_3, shapes.PRODUCER_2_38_5, shapes.PRODUCER_2_31_2)
 
     def recognise(self, current: object) -> Finding:
         if current is not None and current is self.parent():
             reason = "this arroyo uses confluent_kafka's own, which has no metrics"
             return Finding("missing", reason, is_protected=True)
-        for shape in _shape.PRODUCER_2_31_1, _shape.PRODUCER_2_31_0:
-            if _shape.difference(current, shape) is None:
+        for shape in shapes.PRODUCER_2_31_1, shapes.PRODUCER_2_31_0:
+            if shapes.difference(current, shape) is None:
                 reason = "this arroyo's sends every metric at once and buffers nothing"
                 return Finding("missing", reason, is_protected=True)
         return super().recognise(current)
 
     def protection(self, current: object) -> str | None:
-        if _producer.is_patched(current):
+        if producer.is_patched(current):
             return "its metrics methods are arroyo_metrics_buffer's"
         return None
 
@@ -247,8 +248,8 @@ class ConfluentProducerTarget(Target):
 
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
         cls = vars(module)[self.attribute]
-        methods = _producer.methods(module, cls)
-        clean_up = partial(_producer.hand_back, cls)
+        methods = producer.methods(module, cls)
+        clean_up = partial(producer.hand_back, cls)
         return Patch(cls, methods, in_use=in_use, clean_up=clean_up)
 
 

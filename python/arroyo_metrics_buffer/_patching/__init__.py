@@ -1,0 +1,1 @@
+"""Puts this package's buffers in the place of arroyo's."""

@@ -1,1 +1,0 @@
-"""What the commands ``demo`` and ``reproduce`` run: arroyo under threads, with accounts."""
