@@ -5,7 +5,8 @@ it or after.
 """
 
 from ._core import MetricsBuffer, __version__
-from ._patching.install import install, install_on_import, status, uninstall
+from ._patching.install import install, install_on_import, uninstall
+from ._patching.look import status
 from ._patching.status import Environment, Status, TargetStatus
 from ._stats import BufferStats, Stats, stats
 

@@ -24,8 +24,8 @@ VERDICTS = {
     True: "Every buffer of this arroyo is protected.\n",
     False: "NOT every buffer of this arroyo is protected: what is above says why.\n",
 }
-ENOUGH = 10  # flushes, for a self-check to tell anything
-PATIENCE = 5.0  # seconds, for them to happen where the machine is busy
+MIN_FLUSHES = 10  # for a self-check to tell anything
+SELF_CHECK_TIMEOUT = 5.0  # seconds, for that many flushes to happen where the machine is busy
 NO_ARROYO = f"There is no arroyo for {sys.executable}.\n"
 
 
@@ -184,12 +184,14 @@ def self_check(cls: type[MetricsBuffer], seconds: float = 0.5) -> SelfCheck:
     made: list[int] = []
     errors: list[str] = []
     lock = threading.Lock()
-    together = threading.Barrier(4, timeout=PATIENCE)
+    together = threading.Barrier(4, timeout=SELF_CHECK_TIMEOUT)
     before, start = stats().consumer.flushes, time.monotonic()
 
     def goes_on() -> bool:
         passed, flushes = time.monotonic() - start, stats().consumer.flushes - before
-        return passed < seconds or (flushes < ENOUGH and passed < PATIENCE and not errors)
+        return passed < seconds or (
+            flushes < MIN_FLUSHES and passed < SELF_CHECK_TIMEOUT and not errors
+        )
 
     class Backend:
         def increment(self, name: str, value: float) -> None:

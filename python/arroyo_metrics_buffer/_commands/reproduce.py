@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from arroyo_metrics_buffer import status
-from arroyo_metrics_buffer._patching.install import DISABLE
+from arroyo_metrics_buffer._patching.variables import DISABLE
 
 from . import stress
 from .progress import Progress

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from arroyo_metrics_buffer._patching.install import ON_BACKEND_ERROR
+from arroyo_metrics_buffer._patching.variables import ON_BACKEND_ERROR
 
 # Nothing but sitecustomize.py is in it: what is in it, the program can import.
 _FOLDER = str(Path(__file__).absolute().with_name("startup"))

@@ -20,7 +20,7 @@ from arroyo.processing import processor
 
 from arroyo_metrics_buffer import install, uninstall
 from arroyo_metrics_buffer._patching import shapes
-from arroyo_metrics_buffer._patching.install import DISABLE
+from arroyo_metrics_buffer._patching.variables import DISABLE
 
 from .accounts import (
     Errors,
@@ -35,10 +35,10 @@ from .cluster import SILENT, kafka
 NAMES = [f"reproduce.counter.{number}" for number in range(50)]
 IN_FLIGHT = 10_000  # messages; librdkafka refuses more than 100,000
 DELIVERY_TIMEOUT = 10.0  # seconds, for what is in flight at the end
-GRACE = 60.0  # seconds; what takes so much longer than it was asked to hangs
+HANG_TIMEOUT = 60.0  # seconds; a run that takes so much longer than it was asked to hangs
 
 # Releases that the package patches and this does not drive; `make matrix` does.
-STRANGERS = (
+NOT_DRIVEN = (
     (shapes.METRICS_BUFFER_1_1_0, "this arroyo's has increment() and no incr_counter()"),
     (shapes.METRICS_BUFFER_2_10_3, "this arroyo's takes members of enums for metrics"),
     (shapes.METRICS_BUFFER_2_25_0, "this arroyo's is made with a consumer"),
@@ -47,7 +47,7 @@ STRANGERS = (
 
 def main(run: str, seconds: float, threads: int) -> None:
     # From C, so that a thread that never lets the interpreter go is no obstacle.
-    faulthandler.dump_traceback_later(2 * seconds + GRACE, exit=True)
+    faulthandler.dump_traceback_later(2 * seconds + HANG_TIMEOUT, exit=True)
     reasons = why_not()
     if run == "arroyo alone":
         uninstall()
@@ -70,7 +70,7 @@ def why_not() -> dict[str, str]:
     """The classes that can't be driven, and why; leaves the package installed."""
     reasons: dict[str, str] = {}
     uninstall()
-    for shape, reason in STRANGERS:
+    for shape, reason in NOT_DRIVEN:
         if shapes.difference(getattr(processor, "MetricsBuffer", None), shape) is None:
             reasons["MetricsBuffer"] = reason
     # Whoever asks for this wants to see it, whatever the environment keeps the rest from.

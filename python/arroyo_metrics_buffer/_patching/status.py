@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.metadata
 import platform
 import sys
@@ -111,26 +110,3 @@ def version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def count_objects(classes: list[type]) -> int | None:
-    """How many objects there are of some classes and of their subclasses.
-
-    It looks at every object that the garbage collector knows. None if ``gc.freeze()`` has hidden
-    some from it, which nothing but ``gc.unfreeze()``, the application's, would bring back.
-    """
-    if not classes:
-        return 0
-    asked, classes = classes, classes.copy()
-    for known in classes:
-        subclasses: list[type] = type.__subclasses__(known)
-        classes += (each for each in subclasses if each not in classes)
-    # Unlike gc.get_objects(), this hands out no tuple that another thread is in the middle of
-    # making, which it could then not finish (CPython issue 39117): only what refers to the classes.
-    # The __mro__ of a class does, and is older than its objects: where the collector does not see
-    # that, gc.freeze() was called. gc.get_freeze_count() does not tell: CPython 3.12 counts its
-    # immortal objects too.
-    found = gc.get_referrers(*classes)
-    if not all(any(each is known.__mro__ for each in found) for known in asked):
-        return None
-    return sum(type(each) in classes for each in found)

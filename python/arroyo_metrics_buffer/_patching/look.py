@@ -1,0 +1,96 @@
+"""What has become of arroyo's classes, at the moment of asking. Nothing is changed here."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import sys
+from types import ModuleType
+
+from arroyo_metrics_buffer._core import on_backend_error
+
+from .patch import changes
+from .state import installation
+from .status import Status, TargetStatus, environment
+from .targets import TARGETS, Finding, Target
+
+
+def status() -> Status:
+    """Tell which of arroyo's classes are replaced at this moment.
+
+    May be called from any thread. If arroyo was imported before it could be patched, this looks for
+    buffers of arroyo's own among all objects of the process: some 50 ms for a million, in which a
+    thread that needs the GIL waits.
+    """
+    return Status(tuple(map(_status, TARGETS)), on_backend_error(), environment())
+
+
+def find(target: Target, module: ModuleType | None) -> Finding:
+    """Find out what a target's name stands for in its module; None is a module not imported yet."""
+    if (reason := installation.disabled) is not None:
+        return Finding("disabled", reason, is_protected=False)
+    if module is None:
+        return _find_before_import(target)
+    with installation.lock:
+        return target.judge(getattr(module, target.attribute, None))
+
+
+def _find_before_import(target: Target) -> Finding:
+    package = target.module.partition(".")[0]
+    if not _can_be_imported(package):
+        return Finding("missing", f"{package} is not installed", is_protected=False)
+    return Finding("waiting", f"{target.module} is not imported yet", is_protected=True)
+
+
+def _can_be_imported(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except Exception:  # noqa: BLE001 - a module without a spec, whatever an import hook raises
+        return package in sys.modules
+
+
+def _status(target: Target) -> TargetStatus:
+    module = sys.modules.get(target.module)
+    # As importlib marks it. Asked before the class is: another thread may finish the import.
+    is_half_imported = getattr(getattr(module, "__spec__", None), "_initializing", False)
+    found = find(target, module)
+    if found.state in ("waiting", "missing") and is_half_imported:
+        found = Finding("waiting", f"{target.module} is being imported", is_protected=True)
+    with installation.lock:
+        patch = installation.patches.get(target)
+        changed = changes(patch.watched if patch else target.watched)
+        unpatched_classes = target.unpatched_classes(patch)
+    unpatched = count_objects(unpatched_classes)
+    return TargetStatus(
+        name=target.name,
+        state=found.state,
+        reason=found.reason,
+        changes=tuple(change.text for change in changed),
+        unpatched=unpatched,
+        protected=found.is_protected
+        and all(change.is_extension for change in changed)
+        and unpatched == 0,
+    )
+
+
+def count_objects(classes: list[type]) -> int | None:
+    """How many objects there are of some classes and of their subclasses.
+
+    It looks at every object that the garbage collector knows. None if ``gc.freeze()`` has hidden
+    some from it, which nothing but ``gc.unfreeze()``, the application's, would bring back.
+    """
+    if not classes:
+        return 0
+    asked, classes = classes, classes.copy()
+    for known in classes:
+        subclasses: list[type] = type.__subclasses__(known)
+        classes += (each for each in subclasses if each not in classes)
+    # Unlike gc.get_objects(), this hands out no tuple that another thread is in the middle of
+    # making, which it could then not finish (CPython issue 39117): only what refers to the classes.
+    # The __mro__ of a class does, and is older than its objects: where the collector does not see
+    # that, gc.freeze() was called. gc.get_freeze_count() does not tell: CPython 3.12 counts its
+    # immortal objects too.
+    found = gc.get_referrers(*classes)
+    if not all(any(each is known.__mro__ for each in found) for known in asked):
+        return None
+    return sum(type(each) in classes for each in found)
