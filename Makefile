@@ -84,7 +84,8 @@ test-in-place: install releases
 # What pip builds from the source distribution: the machine's own linker links it, not zig.
 test-source: source releases
 	@$(BIN)/python scripts/test_installed.py $(call newest,tar.gz) \
-		$(or $(TESTS),tests/test_shutdown.py tests/test_fork.py tests/test_signals.py tests/test_drop_in.py tests/test_cli.py)
+		$(or $(TESTS),$(addprefix tests/,contract/test_shutdown.py contract/test_fork.py contract/test_signals.py \
+			contract/test_drop_in.py commands/test_cli.py))
 
 # Uploads the wheel and the source distribution to an index on this machine, and installs from there as users
 # do, by pip and by uv.
@@ -110,7 +111,7 @@ pythons:
 
 # Every release of arroyo there is: minutes for the first time, which installs them.
 matrix: install
-	@$(BIN)/python tests/matrix.py
+	@$(BIN)/python scripts/matrix.py
 
 # arroyo's own tests, with its buffers and with this package's; Kafka's need Java and Maven.
 upstream-tests: install
@@ -144,12 +145,12 @@ FORKS ?= 10000
 
 forks: install
 	@FORKS=$(FORKS) cargo test --quiet --locked --no-default-features --test forks
-	@FORKS=$(FORKS) $(BIN)/python -m pytest --quiet tests/test_fork.py
+	@FORKS=$(FORKS) $(BIN)/python -m pytest --quiet tests/contract/test_fork.py
 
 SECONDS ?= 600
 
 soak: install
-	@$(BIN)/python tests/soak.py --seconds $(SECONDS)
+	@$(BIN)/python scripts/soak.py --seconds $(SECONDS)
 
 # Breaks the code in one small way after another, and writes docs/mutants.md.
 mutants: install
@@ -158,7 +159,7 @@ mutants: install
 # The tests that Hypothesis writes, with a hundred times as many examples; an hour or more.
 fuzz: install
 	@ARROYO_METRICS_BUFFER_PROFILE=fuzz $(BIN)/python -m pytest --quiet \
-		tests/test_state_machine.py tests/test_hostile_objects.py
+		tests/contract/test_state_machine.py tests/contract/test_hostile_objects.py
 
 lint: install
 	@cargo fmt --check

@@ -294,10 +294,10 @@ def python_tests(copy: Copy, _: Mutant) -> str:
     for built in copy.site.glob("*.whl"):
         copy.run(sys.executable, "-m", "zipfile", "--extract", str(built), str(copy.site))
         built.unlink()
-    tests = [f"tests/test_{name}.py" for name in PYTHON_TESTS]
+    tests = [f"tests/contract/test_{name}.py" for name in PYTHON_TESTS]
     pytest = [sys.executable, "-m", "pytest", "--quiet", "--exitfirst", "-p", "no:cacheprovider"]
     ended = copy.run(*pytest, *tests, PYTHONPATH=str(copy.site))
-    return verdict(*ended, r"^FAILED tests/\w+\.py::(\w+)")
+    return verdict(*ended, r"^FAILED tests/contract/\w+\.py::(\w+)")
 
 
 LAYERS = {"models": models, "cargo tests": cargo_tests, "Python tests": python_tests}

@@ -104,7 +104,7 @@ def memcheck() -> None:
     planted = errors_of("-c", PLANTED_IN_PYTHON)
     if not any(touches(error, "_ctypes") for error in planted):
         raise Failed("memcheck did not find the planted fault")
-    tests = [f"tests/test_{name}.py" for name in PYTHON_TESTS]
+    tests = [f"tests/contract/test_{name}.py" for name in PYTHON_TESTS]
     pytest = ["-m", "pytest", "-p", "no:cacheprovider", "-k", f"not ({LEFT_OUT})", *tests]
     ours = [error for error in errors_of(*pytest) if touches(error, "_core")]
     if ours:

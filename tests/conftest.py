@@ -11,9 +11,9 @@ from arroyo.processing import processor
 from arroyo.utils.metrics import configure_metrics, get_metrics
 
 import arroyo_metrics_buffer
-import producers
-from backends import ProducerBackend
-from threads import none_left
+from support import producers
+from support.backends import ProducerBackend
+from support.threads import none_left
 
 
 @pytest.fixture

@@ -1,0 +1,207 @@
+"""The command that tells whether an environment is protected."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import arroyo_metrics_buffer
+from arroyo_metrics_buffer._commands.doctor import self_check
+from support.releases import folder
+
+BUFFER = "arroyo.processing.processor.MetricsBuffer"
+
+
+def doctor(
+    *arguments: str, first: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run it in an interpreter that has run some code first."""
+    code = f"{first}\nfrom arroyo_metrics_buffer._commands import cli; raise SystemExit(cli.main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, "doctor", *arguments],
+        capture_output=True,
+        check=False,
+        env=os.environ | environment,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_where_all_is_well_it_says_so_and_exits_with_0() -> None:
+    ran = doctor()
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stderr == ""
+    lines = ran.stdout.splitlines()
+    assert lines[0].startswith(f"arroyo-metrics-buffer {arroyo_metrics_buffer.__version__}, ")
+    assert lines.count("  protected: yes") == 2
+    assert lines.count("  changed by others since: nothing") == 2
+    (check,) = [line for line in lines if line.startswith("self-check: 4 threads")]
+    assert check.endswith("exact")
+    assert "NOT" not in ran.stdout
+    assert lines[-1] == "Every buffer of this arroyo is protected."
+
+
+def test_json_has_the_same_facts() -> None:
+    ran = doctor("--json")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    facts = json.loads(ran.stdout)
+    assert facts["protected"] is True
+    assert facts["environment"]["arroyo_metrics_buffer"] == arroyo_metrics_buffer.__version__
+    assert [target["state"] for target in facts["targets"]] == ["patched", "patched"]
+    check = facts["self_check"]
+    assert check["made"] == check["delivered"] > 0
+    assert check["errors"] == []
+    assert facts["stats"]["consumer"]["flushes"] == check["flushes"] > 0
+    assert facts["stats"]["producer"]["flushes"] == 0
+
+
+@pytest.mark.parametrize(("setting", "verb"), [("raise", "raised"), ("log", "logged")])
+def test_what_becomes_of_backend_errors_is_told(setting: str, verb: str) -> None:
+    environment = {"ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR": setting}
+    assert f"\nErrors of the metrics backend are {verb}.\n" in doctor(**environment).stdout
+    facts = json.loads(doctor("--json", **environment).stdout)
+    assert facts["on_backend_error"] == setting
+
+
+def test_where_the_package_is_disabled_it_exits_with_1() -> None:
+    ran = doctor(ARROYO_METRICS_BUFFER_DISABLE="1")
+    assert ran.returncode == 1
+    assert ran.stdout.count("disabled: ARROYO_METRICS_BUFFER_DISABLE=1 is in the environment") == 2
+    assert "self-check: not run" in ran.stdout
+    assert "NOT every buffer" in ran.stdout.splitlines()[-1]
+
+
+def test_where_there_is_no_arroyo_it_exits_with_2() -> None:
+    ran = doctor(first="import sys; sys.modules['arroyo'] = None")
+    assert ran.returncode == 2
+    assert ran.stdout.count("missing: arroyo is not installed") == 2
+    assert ran.stdout.splitlines()[-1] == f"There is no arroyo for {sys.executable}."
+    facts = json.loads(doctor("--json", first="import sys; sys.modules['arroyo'] = None").stdout)
+    assert facts["protected"] is False
+
+
+def test_an_arroyo_that_cannot_be_imported_is_told_and_exits_with_1() -> None:
+    first = "import sys; sys.modules['confluent_kafka'] = None"
+    ran = doctor(first=first)
+    assert ran.returncode == 1
+    why = "can't be imported: ModuleNotFoundError: "
+    assert f"  waiting: arroyo.processing.processor {why}" in ran.stdout
+    assert ran.stdout.count("  protected: NO") == 2
+    for target in json.loads(doctor("--json", first=first).stdout)["targets"]:
+        assert why in target["reason"]
+        assert target["protected"] is False
+
+
+UNKNOWN = """
+from arroyo.processing import processor
+class MetricsBuffer:
+    def incr_counter(self, metric, delta): ...
+processor.MetricsBuffer = MetricsBuffer
+"""
+EARLY = """
+from arroyo.processing.processor import MetricsBuffer
+early = MetricsBuffer()
+"""
+UNBOUND = """
+from arroyo.processing import processor
+class Unbound:
+    def __getattribute__(self, name):
+        raise RuntimeError
+processor.MetricsBuffer = Unbound()
+"""
+FROZEN = """
+import arroyo.processing.processor, gc
+gc.freeze()
+"""
+REPLACED = """
+import arroyo_metrics_buffer
+arroyo_metrics_buffer.MetricsBuffer.incr_counter = lambda self, metric, delta: None
+"""
+LOSSY = """
+import arroyo_metrics_buffer, itertools
+from arroyo.processing import processor
+class Lossy(arroyo_metrics_buffer.MetricsBuffer):
+    calls = itertools.count()
+    def incr_counter(self, metric, delta):
+        if next(self.calls) % 1000:
+            super().incr_counter(metric, delta)
+processor.MetricsBuffer = Lossy
+"""
+RAISING = """
+import arroyo_metrics_buffer
+from arroyo.processing import processor
+class Raising(arroyo_metrics_buffer.MetricsBuffer):
+    def flush(self):
+        raise RuntimeError("dictionary changed size during iteration")
+processor.MetricsBuffer = Raising
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (UNKNOWN, "unknown: it is none that this release knows: "),
+        (EARLY, "buffers of arroyo's own alive: 1"),
+        (REPLACED, "MetricsBuffer.incr_counter is __main__.<lambda>"),
+        (LOSSY, "NOT exact"),
+        (UNBOUND, "unknown: it raises RuntimeError where it is looked at"),
+        (FROZEN, "buffers of arroyo's own alive: gc.freeze() keeps that from view"),
+        (RAISING, "RuntimeError: dictionary changed size during iteration"),
+    ],
+)
+def test_whatever_may_lose_a_metric_is_told_and_exits_with_1(first: str, told: str) -> None:
+    ran = doctor(first=first)
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert told in ran.stdout
+    assert "NOT every buffer" in ran.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("version", ["1.1.0", "2.10.3", "2.25.0", "2.30.0"])
+def test_older_releases_are_found_protected_too(version: str) -> None:
+    ran = doctor(PYTHONPATH=str(folder(version)))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "missing: this arroyo uses confluent_kafka's own" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "Every buffer of this arroyo is protected."
+
+
+@pytest.mark.parametrize("version", ["2.10.3", "2.25.0"])
+def test_a_method_of_an_older_releases_class_that_others_replaced_is_told(version: str) -> None:
+    first = """
+import arroyo_metrics_buffer
+from arroyo.processing import processor
+processor.MetricsBuffer.incr_counter = lambda self, metric, delta: None
+"""
+    ran = doctor(first=first, PYTHONPATH=str(folder(version)))
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert ".incr_counter is __main__.<lambda>" in ran.stdout
+
+
+def test_a_release_that_is_older_than_the_buffers_has_nothing_to_lose() -> None:
+    ran = doctor(PYTHONPATH=str(folder("1.0.7")))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "missing: this arroyo is older than 1.1.0 and buffers nothing" in ran.stdout
+    assert "self-check: not run" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "Every buffer of this arroyo is protected."
+
+
+def test_the_self_check_goes_on_until_there_were_some_flushes() -> None:
+    check = self_check(arroyo_metrics_buffer.MetricsBuffer, seconds=0.0)
+    assert check.flushes >= 10
+    assert check.is_exact()
+    assert check.made == check.delivered > 0
+
+
+def test_it_is_a_command_of_the_package() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "arroyo_metrics_buffer", "doctor"],
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).parent,
+        timeout=120,
+    )
+    assert ran.returncode == 0

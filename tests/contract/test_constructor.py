@@ -1,0 +1,147 @@
+"""C3: what a buffer is made with, and what it is made with when nothing is said."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import subprocess
+import sys
+import time
+from typing import Any
+from unittest import mock
+
+import pytest
+from arroyo.processing import processor
+from arroyo.utils import metrics as arroyo_metrics
+
+import arroyo_metrics_buffer
+from arroyo_metrics_buffer import MetricsBuffer
+from support.backends import Recorder
+
+
+class Clock:
+    """Shows what it was set to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_signature_can_be_inspected() -> None:
+    signature = inspect.signature(MetricsBuffer)
+    assert str(signature) == "(metrics=None, *, flush_interval=None, clock=None)"
+
+
+def test_without_a_backend_it_is_the_one_arroyo_is_configured_with_at_that_moment() -> None:
+    configured = Recorder()
+    with mock.patch.object(arroyo_metrics, "get_metrics", lambda: configured):
+        buffer = MetricsBuffer()
+    assert buffer.metrics is configured
+    assert MetricsBuffer().metrics is arroyo_metrics.get_metrics()
+
+
+@pytest.mark.parametrize(("seconds", "flushes"), [(5.0, 0), (5.001, 1)])
+def test_without_an_interval_it_is_arroyos_at_that_moment(seconds: float, flushes: int) -> None:
+    backend, clock = Recorder(), Clock()
+    with mock.patch.object(processor, "METRICS_FREQUENCY_SEC", 5):
+        buffer = MetricsBuffer(backend, clock=clock)
+    clock.now = seconds
+    buffer.incr_counter("x", 1)
+    assert len(backend.calls) == flushes
+
+
+def test_without_arroyo_loaded_the_interval_is_a_second_and_nothing_is_imported() -> None:
+    code = """
+import sys
+from arroyo_metrics_buffer import MetricsBuffer
+class Backend:
+    def increment(self, name, value): print(name, value)
+now = 0.0
+buffer = MetricsBuffer(Backend(), clock=lambda: now)
+now = 1.0
+buffer.incr_counter("not yet", 1)
+now = 1.001
+buffer.incr_counter("now", 1)
+assert not any(name.split(".")[0] in ("arroyo", "confluent_kafka") for name in sys.modules)
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines() == ["not yet 1", "now 1"]
+
+
+def test_without_a_clock_it_is_the_installed_one() -> None:
+    backend, clock = Recorder(), Clock()
+    arroyo_metrics_buffer.install(clock=clock)
+    buffer = MetricsBuffer(backend, flush_interval=10)
+    arroyo_metrics_buffer.install()
+    clock.now = 10.1
+    buffer.incr_counter("x", 1)
+    assert len(backend.calls) == 1
+
+
+def test_a_step_of_the_wall_clock_neither_stops_nor_causes_a_flush() -> None:
+    backend = Recorder()
+    buffer = MetricsBuffer(backend, flush_interval=3600)
+    with mock.patch("time.time", lambda: 1e12):
+        buffer.incr_counter("x", 1)
+    assert backend.calls == []
+
+    buffer = MetricsBuffer(backend, flush_interval=0.01)
+    with mock.patch("time.time", lambda: 0.0):
+        time.sleep(0.1)
+        buffer.incr_counter("x", 1)
+    assert backend.calls == [("increment", "x", 1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"flush_interval": "1"}, TypeError, "flush_interval must be a number, not str"),
+        (
+            {"flush_interval": -0.5},
+            ValueError,
+            "flush_interval must be 0 seconds or more, not -0.5",
+        ),
+        ({"flush_interval": float("nan")}, ValueError, "flush_interval must be 0 .* not NaN"),
+        ({"clock": 3}, TypeError, "clock must be callable, not int"),
+        (
+            {"clock": lambda: "noon"},
+            TypeError,
+            "the return value of clock must be a number, not str",
+        ),
+        ({"intervall": 1}, TypeError, "intervall"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        MetricsBuffer(Recorder(), **arguments)
+
+
+def test_only_the_backend_is_positional() -> None:
+    with pytest.raises(TypeError):
+        MetricsBuffer(Recorder(), 1.0)  # type: ignore[call-arg]
+
+
+def test_a_collection_while_a_buffer_is_being_made_is_harmless() -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        buffers = [MetricsBuffer(Recorder(), clock=Clock()) for _ in range(1_000)]
+    finally:
+        gc.set_threshold(*before)
+    assert all(isinstance(buffer.metrics, Recorder) for buffer in buffers)
+
+
+def test_a_second_initialisation_is_refused_and_loses_nothing() -> None:
+    backend = Recorder()
+    buffer = MetricsBuffer(backend)
+    buffer.incr_counter("x", 1)
+    with pytest.raises(RuntimeError, match="called before, make a new"):
+        buffer.__init__(Recorder())  # type: ignore[misc]
+    buffer.flush()
+    assert backend.calls == [("increment", "x", 1)]

@@ -1,0 +1,184 @@
+"""The records on the logger arroyo_metrics_buffer, and what happens when logging itself fails."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import arroyo_metrics_buffer
+from arroyo_metrics_buffer import MetricsBuffer
+from support.backends import Flaky, Outage, Recorder
+
+PROCESSOR = "arroyo.processing.processor"
+CONSUMER = "arroyo.backends.kafka.consumer"
+LOGGER = logging.getLogger("arroyo_metrics_buffer")
+
+
+class RefusalError(Exception):
+    """What a filter raises."""
+
+
+@pytest.fixture
+def raising_filter() -> Iterator[None]:
+    def refuse(record: logging.LogRecord) -> bool:
+        raise RefusalError(record.getMessage())
+
+    LOGGER.addFilter(refuse)
+    yield
+    LOGGER.removeFilter(refuse)
+
+
+def test_each_flush_leaves_a_debug_record(caplog: pytest.LogCaptureFixture) -> None:
+    buffer = MetricsBuffer(Recorder(), flush_interval=math.inf)
+    buffer.incr_counter("x", 1)
+    buffer.incr_timing("x", 1)
+    buffer.flush()
+    assert caplog.records == []
+    # The level may change at any time.
+    caplog.set_level(logging.DEBUG, LOGGER.name)
+    buffer.incr_counter("x", 1)
+    buffer.flush()
+    caplog.set_level(logging.INFO, LOGGER.name)
+    buffer.flush()
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == (LOGGER.name, logging.DEBUG)
+    assert re.fullmatch(r"flushed 1 entries in \d+ µs", record.getMessage())
+
+
+def test_a_put_back_leaves_a_warning_and_raises(caplog: pytest.LogCaptureFixture) -> None:
+    backend = Flaky()
+    backend.refused = {"b"}
+    buffer = MetricsBuffer(backend, flush_interval=math.inf)
+    for name in "abc":
+        buffer.incr_counter(name, 1)
+    with pytest.raises(Outage):
+        buffer.flush()
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == (LOGGER.name, logging.WARNING)
+    assert record.getMessage() == (
+        "flush ended by support.backends.Outage: the metrics backend is down;"
+        " 1 of 3 entries sent, 2 kept for the next flush"
+    )
+
+
+def test_each_patch_leaves_an_info_record(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, LOGGER.name)
+    arroyo_metrics_buffer.uninstall()
+    arroyo_metrics_buffer.install()
+    arroyo_metrics_buffer.install()
+    assert {(record.name, record.levelno) for record in caplog.records} == {
+        (LOGGER.name, logging.INFO)
+    }
+    assert caplog.messages == [
+        f"{PROCESSOR}.MetricsBuffer is patched: arroyo uses arroyo_metrics_buffer.MetricsBuffer",
+        f"{CONSUMER}.ConfluentProducer is patched: its metrics methods are arroyo_metrics_buffer's",
+    ]
+
+
+def test_a_call_on_the_hot_path_leaves_no_record(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(1, LOGGER.name)
+    buffer = MetricsBuffer(Recorder(), flush_interval=math.inf)
+    for i in range(100):
+        buffer.incr_counter(f"name {i}", 1)
+        buffer.incr_timing("x", 1)
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("raising_filter")
+def test_an_error_in_logging_stops_no_consumer_whose_backend_errors_are_logged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", reported.append)
+    arroyo_metrics_buffer.install(on_backend_error="log")
+    backend = Flaky()
+    backend.refused = {"x"}
+    buffer = MetricsBuffer(backend, flush_interval=math.inf)
+    buffer.incr_counter("x", 1)
+    buffer.flush()
+    assert buffer.snapshot() == ({}, {"x": 1})
+    assert [type(each.exc_value) for each in reported] == [RefusalError]
+
+
+def test_a_flush_of_nothing_leaves_no_record(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER.name)
+    MetricsBuffer(Recorder(), flush_interval=math.inf).flush()
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("raising_filter")
+def test_an_error_in_logging_is_raised_after_everything_was_sent() -> None:
+    LOGGER.setLevel(logging.DEBUG)
+    try:
+        backend = Recorder()
+        buffer = MetricsBuffer(backend, flush_interval=math.inf)
+        buffer.incr_counter("x", 1)
+        with pytest.raises(RefusalError, match="flushed 1 entries"):
+            buffer.flush()
+        assert backend.calls == [("increment", "x", 1)]
+        assert buffer.snapshot() == ({}, {})
+    finally:
+        LOGGER.setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("raising_filter")
+def test_the_error_of_the_backend_comes_before_an_error_in_logging() -> None:
+    backend = Flaky()
+    backend.refused = {"x"}
+    buffer = MetricsBuffer(backend, flush_interval=math.inf)
+    buffer.incr_counter("x", 1)
+    with pytest.raises(Outage):
+        buffer.flush()
+    assert buffer.snapshot() == ({}, {"x": 1})
+
+
+@pytest.mark.parametrize("on_backend_error", ["raise", "log"])
+def test_an_interrupt_of_logging_comes_before_the_error_of_the_backend(
+    monkeypatch: pytest.MonkeyPatch, on_backend_error: Any
+) -> None:
+    def interrupt(record: logging.LogRecord) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LOGGER, "filters", [interrupt])
+    arroyo_metrics_buffer.install(on_backend_error=on_backend_error)
+    backend = Flaky()
+    backend.refused = {"x"}
+    buffer = MetricsBuffer(backend, flush_interval=math.inf)
+    buffer.incr_counter("x", 1)
+    with pytest.raises(KeyboardInterrupt):
+        buffer.flush()
+    assert buffer.snapshot() == ({}, {"x": 1})
+
+
+@pytest.mark.usefixtures("raising_filter")
+def test_an_error_in_logging_fails_no_install() -> None:
+    LOGGER.setLevel(logging.INFO)
+    try:
+        arroyo_metrics_buffer.uninstall()
+        assert arroyo_metrics_buffer.install().targets[0].state == "patched"
+    finally:
+        LOGGER.setLevel(logging.NOTSET)
+
+
+def test_a_handler_may_call_the_buffer() -> None:
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            buffer.incr_counter(record.levelname, 1)
+
+    handler = Handler()
+    LOGGER.addHandler(handler)
+    try:
+        backend = Flaky()
+        backend.refused = {"x"}
+        buffer = MetricsBuffer(backend, flush_interval=math.inf)
+        buffer.incr_counter("x", 1)
+        with pytest.raises(Outage):
+            buffer.flush()
+        assert buffer.snapshot() == ({}, {"x": 1, "WARNING": 1})
+    finally:
+        LOGGER.removeHandler(handler)

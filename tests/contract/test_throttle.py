@@ -1,0 +1,140 @@
+"""C4: a call flushes once more than the interval has passed since the last flush began."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from arroyo_metrics_buffer import MetricsBuffer
+from support.backends import Recorder
+from support.stress import DEADLINE, run_together
+
+
+class Clock:
+    """Shows what it was set to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def backend() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def buffer(backend: Recorder, clock: Clock) -> MetricsBuffer:
+    return MetricsBuffer(backend, flush_interval=1.0, clock=clock)
+
+
+def test_nothing_is_sent_before_more_than_the_interval_has_passed(
+    buffer: MetricsBuffer, backend: Recorder, clock: Clock
+) -> None:
+    clock.now = 1.0
+    buffer.incr_counter("x", 1)
+    assert backend.calls == []
+    clock.now = 1.0000001
+    buffer.incr_counter("x", 1)
+    assert backend.calls == [("increment", "x", 2)]
+
+
+@pytest.mark.parametrize("method", ["incr_counter", "incr_timing"])
+def test_the_call_that_finds_the_interval_passed_is_part_of_the_flush(
+    buffer: MetricsBuffer, backend: Recorder, clock: Clock, method: str
+) -> None:
+    clock.now = 2.0
+    getattr(buffer, method)("x", 1)
+    assert len(backend.calls) == 1
+    getattr(buffer, method)("x", 1)
+    assert len(backend.calls) == 1
+
+
+def test_an_explicit_flush_starts_the_interval_anew(
+    buffer: MetricsBuffer, backend: Recorder, clock: Clock
+) -> None:
+    clock.now = 0.9
+    buffer.flush()
+    clock.now = 1.8
+    buffer.incr_counter("x", 1)
+    assert backend.calls == []
+    clock.now = 2.0
+    buffer.incr_counter("x", 1)
+    assert len(backend.calls) == 1
+
+
+def test_the_interval_counts_from_the_beginning_of_a_flush(clock: Clock) -> None:
+    class Backend(Recorder):
+        def increment(self, name: str, value: int) -> None:
+            clock.now += 5
+            super().increment(name, value)
+
+    backend = Backend()
+    buffer = MetricsBuffer(backend, flush_interval=1.0, clock=clock)
+    buffer.incr_counter("x", 1)
+    buffer.flush()
+    buffer.incr_counter("x", 1)
+    assert len(backend.calls) == 2
+
+
+def test_a_failed_flush_is_not_tried_again_by_the_next_call(clock: Clock) -> None:
+    class Backend:
+        calls = 0
+
+        def increment(self, _name: str, _value: int) -> None:
+            self.calls += 1
+            raise ConnectionError
+
+    backend = Backend()
+    buffer = MetricsBuffer(backend, flush_interval=1.0, clock=clock)
+    clock.now = 2.0
+    with pytest.raises(ConnectionError):
+        buffer.incr_counter("x", 1)
+    for _ in range(100):
+        buffer.incr_counter("x", 1)
+    assert backend.calls == 1
+
+
+@pytest.mark.usefixtures("tiny_switch_interval")
+def test_of_many_threads_that_find_the_interval_passed_one_flushes(clock: Clock) -> None:
+    class CountsFlushes(MetricsBuffer):
+        def __init__(self) -> None:
+            super().__init__(Recorder(), flush_interval=1.0, clock=clock)
+            self.flushes: list[int] = []
+
+        def flush(self) -> None:
+            self.flushes.append(threading.get_ident())
+            super().flush()
+
+    for _ in range(200):
+        buffer = CountsFlushes()
+        clock.now += 2.0
+        run_together(*[lambda buffer=buffer: buffer.incr_counter("x", 1)] * 4)
+        assert len(buffer.flushes) == 1
+
+
+def test_an_infinite_interval_leaves_flushing_to_the_caller(
+    backend: Recorder, clock: Clock
+) -> None:
+    buffer = MetricsBuffer(backend, flush_interval=float("inf"), clock=clock)
+    clock.now = 1e300
+    buffer.incr_counter("x", 1)
+    assert backend.calls == []
+
+
+def test_the_native_clock_lets_calls_flush() -> None:
+    backend = Recorder()
+    buffer = MetricsBuffer(backend, flush_interval=0.02)
+    end = time.monotonic() + DEADLINE
+    while not backend.calls and time.monotonic() < end:
+        buffer.incr_counter("x", 1)
+    assert backend.calls

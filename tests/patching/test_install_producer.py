@@ -1,0 +1,264 @@
+"""C12 and C13: arroyo's producer class is changed in place, and put back as it was."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import confluent_kafka
+import pytest
+from arroyo.backends.kafka import consumer as arroyo_consumer
+
+import arroyo_metrics_buffer
+from arroyo_metrics_buffer import TargetStatus
+from support.backends import ProducerBackend
+from support.producers import closed_after_test
+from support.stress import run_together
+
+MODULE = "arroyo.backends.kafka.consumer"
+
+consumer: Any = arroyo_consumer
+
+
+def status() -> TargetStatus:
+    """What is said of the producer."""
+    name = f"{MODULE}.ConfluentProducer"
+    (status,) = [t for t in arroyo_metrics_buffer.status().targets if t.name == name]
+    return status
+
+
+def deliver(producer: Any, error: object = None) -> None:
+    producer._ConfluentProducer__metrics_delivery_callback(error, "message", 1000.0)
+
+
+def made(cls: Any) -> Any:
+    return closed_after_test(cls({"log_level": 0}))
+
+
+@pytest.fixture
+def cls(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """arroyo's class, unpatched, whose deliveries never flush."""
+    monkeypatch.setattr(consumer, "METRICS_FREQUENCY_SEC", math.inf)
+    arroyo_metrics_buffer.uninstall()
+    return consumer.ConfluentProducer
+
+
+def test_the_class_keeps_its_name_and_gets_its_own_methods_back(cls: Any) -> None:
+    before = dict(vars(cls))
+    before.pop("_ConfluentProducer__deliveries", None)  # stays
+    for _ in range(3):
+        arroyo_metrics_buffer.install()
+        assert consumer.ConfluentProducer is cls
+        assert vars(cls)["flush"] is not before["flush"]
+        assert status().state == "patched"
+    for _ in range(3):
+        arroyo_metrics_buffer.uninstall()
+        assert vars(cls).items() >= before.items()
+        assert (status().state, status().reason) == ("disabled", "uninstall() was called")
+
+
+def test_producers_and_subclasses_that_exist_are_patched_with_it(
+    cls: Any, backend: ProducerBackend
+) -> None:
+    class Subclass(cls):  # type: ignore[misc]
+        pass
+
+    producers = [made(each) for each in (cls, Subclass)]
+    arroyo_metrics_buffer.install()
+    for producer in producers:
+        deliver(producer)
+        assert vars(producer)["_ConfluentProducer__deliveries"].snapshot()[0] == {"success": 1}
+        producer.flush(0)
+    assert backend.counts() == {"success": 2}
+
+
+def test_what_arroyos_methods_counted_is_sent_with_the_rest_by_the_next_flush(
+    cls: Any, backend: ProducerBackend
+) -> None:
+    producer = made(cls)
+    deliver(producer)
+    deliver(producer, "down")
+    vars(producer)["_ConfluentProducer__callback_latency"][:] = [1.0, 2.0]
+    arroyo_metrics_buffer.install()
+    deliver(producer)
+    producer.flush(0)
+    assert backend.counts() == {"success": 2, "error": 1}
+    assert sorted(backend.latencies())[:2] == [1.0, 2.0]
+    assert len(backend.latencies()) == 3
+    producer.flush(0)
+    assert len(backend.calls) == 5
+
+
+def test_what_is_pending_goes_back_to_arroyos_methods_with_them(
+    cls: Any, backend: ProducerBackend
+) -> None:
+    producer = made(cls)
+    deliver(producer)
+    arroyo_metrics_buffer.install()
+    deliver(producer)
+    deliver(producer, "down")
+    arroyo_metrics_buffer.uninstall()
+    assert backend.calls == []
+    deliver(producer)
+    producer.flush(0)
+    assert backend.counts() == {"success": 3, "error": 1}
+    assert len(backend.latencies()) == 4
+    arroyo_metrics_buffer.install()
+    deliver(producer)
+    producer.flush(0)
+    assert backend.counts() == {"success": 4, "error": 1}
+    assert len(backend.latencies()) == 5
+
+
+def test_deliveries_that_meet_in_a_producer_from_before_the_patch_get_one_buffer(
+    cls: Any, backend: ProducerBackend
+) -> None:
+    producer = made(cls)
+    meetings = iter(range(3))
+
+    def clock() -> float:
+        # Asked in the making of a buffer, as is a thread that comes along then.
+        if next(meetings, None) is not None:
+            deliver(producer)
+        return 0.0
+
+    arroyo_metrics_buffer.install(clock=clock)
+    deliver(producer)
+    producer.flush(0)
+    assert backend.counts() == {"success": 4}
+
+
+@pytest.mark.usefixtures("tiny_switch_interval")
+def test_producers_may_be_made_and_deliver_while_others_install_and_uninstall(cls: Any) -> None:
+    def toggle() -> None:
+        for _ in range(50):
+            arroyo_metrics_buffer.install()
+            arroyo_metrics_buffer.uninstall()
+
+    def produce() -> None:
+        for _ in range(100):
+            deliver(made(cls))
+
+    run_together(toggle, toggle, produce)
+    assert status().state == "disabled"
+
+
+def test_a_method_that_somebody_else_replaced_stays_theirs(cls: Any) -> None:
+    arroyos = cls.flush
+    arroyo_metrics_buffer.install()
+    ours = cls.flush
+
+    def theirs(self: Any, timeout: float = -1) -> int:
+        undelivered: int = ours(self, timeout)
+        return undelivered
+
+    cls.flush = theirs
+    assert status().state == "patched"
+    arroyo_metrics_buffer.uninstall()
+    assert cls.flush is theirs
+    cls.flush = arroyos
+
+
+def test_a_subclass_that_an_application_put_in_place_counts_as_patched(
+    cls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arroyo_metrics_buffer.install()
+    monkeypatch.setattr(consumer, "ConfluentProducer", type("Subclass", (cls,), {}))
+    assert status().state == "patched"
+
+
+# Shapes that are not arroyo's as known
+
+
+def changed(cls: Any, **methods: object) -> Any:
+    """A class that has arroyo's methods, and others."""
+    return type("ConfluentProducer", cls.__bases__, dict(vars(cls)) | methods)
+
+
+def other_parameters(self: Any, error: object, message: object) -> None:
+    self._ConfluentProducer__produce_counters["success" if error else "error"] += 1
+    self._ConfluentProducer__throttled_record()
+
+
+def with_a_lock(self: Any, timeout: float = -1) -> None:
+    with self.lock:
+        self._ConfluentProducer__flush_metrics()
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda cls: changed(cls, close=lambda self: None), "its method close() is not known"),
+        (lambda cls: changed(cls, flush=with_a_lock), "its method flush() is another"),
+        (lambda cls: changed(cls, flush=None), "it has no method flush()"),
+        (
+            lambda cls: changed(
+                cls, _ConfluentProducer__metrics_delivery_callback=other_parameters
+            ),
+            "its method _ConfluentProducer__metrics_delivery_callback() is another",
+        ),
+        (lambda _: type("ConfluentProducer", (), {}), "its base is object, not Producer"),
+        (lambda _: lambda: None, "it is not a class but 'function'"),
+    ],
+)
+def test_a_class_that_is_not_as_known_is_left_alone_with_a_reason_and_one_record(
+    cls: Any,
+    make: Callable[[Any], Any],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(consumer, "ConfluentProducer", other := make(cls))
+    before = dict(vars(other))
+    arroyo_metrics_buffer.install()
+    arroyo_metrics_buffer.install()
+    assert dict(vars(other)) == before
+    assert status().state == "unknown"
+    assert expected in status().reason
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert expected in record.getMessage()
+    arroyo_metrics_buffer.uninstall()
+    assert dict(vars(other)) == before
+
+
+def test_a_string_that_changed_is_a_change_too(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush_metrics = vars(cls)["_ConfluentProducer__flush_metrics"]
+    constants = tuple(
+        "arroyo.producer.status" if constant == "arroyo.producer.produce_status" else constant
+        for constant in flush_metrics.__code__.co_consts
+    )
+    code = flush_metrics.__code__.replace(co_consts=constants)
+    renamed = type(flush_metrics)(code, flush_metrics.__globals__)
+    other = changed(cls, _ConfluentProducer__flush_metrics=renamed)
+    monkeypatch.setattr(consumer, "ConfluentProducer", other)
+    arroyo_metrics_buffer.install()
+    assert "its method _ConfluentProducer__flush_metrics() is another" in status().reason
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (confluent_kafka.Producer, "this arroyo uses confluent_kafka's own, which has no metrics"),
+        (
+            None,
+            f"{MODULE} has no ConfluentProducer; look for a newer release of arroyo-metrics-buffer",
+        ),
+    ],
+)
+def test_where_there_is_nothing_to_patch_status_says_so(
+    cls: Any, other: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cls is consumer.ConfluentProducer
+    monkeypatch.setattr(consumer, "ConfluentProducer", other)
+    arroyo_metrics_buffer.install()
+    assert (status().state, status().reason) == ("missing", reason)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_changed() -> Iterator[None]:
+    before = consumer.ConfluentProducer
+    yield
+    arroyo_metrics_buffer.uninstall()
+    assert consumer.ConfluentProducer is before

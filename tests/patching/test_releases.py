@@ -1,0 +1,68 @@
+"""C2, C12 and C13 on the releases of arroyo that changed its buffers.
+
+Each is driven in a process of its own. ``make releases`` installs them; ``make matrix`` does the
+same with every release there is.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from support.releases import drive
+
+BUFFER = "arroyo.processing.processor.MetricsBuffer"
+PRODUCER = "arroyo.backends.kafka.consumer.ConfluentProducer"
+
+
+@pytest.mark.parametrize(
+    ("version", "by"),
+    [
+        ("1.1.0", "_patching.older.OfTimers"),
+        ("2.10.2", "_patching.older.OfTimers"),
+        ("2.10.3", "_patching.older.NamedByEnums"),
+        ("2.11.4", "_patching.older.NamedByEnums"),
+        ("2.11.5", "_patching.older.MadeAsArroyos"),
+        ("2.14.24", "_patching.older.MadeAsArroyos"),
+        ("2.14.25", "MetricsBuffer"),
+        ("2.24.0", "MetricsBuffer"),
+        ("2.25.0", "_patching.older.MadeAsArroyos"),
+        ("2.27.0", "_patching.older.MadeAsArroyos"),
+        ("2.28.0", "MetricsBuffer"),
+        ("2.48.0", "MetricsBuffer"),
+    ],
+)
+def test_a_replaced_buffer_makes_the_calls_that_arroyos_own_makes(version: str, by: str) -> None:
+    outcome = drive(version)[BUFFER]
+    assert outcome["state"] == "patched"
+    assert outcome["reason"] == f"arroyo uses arroyo_metrics_buffer.{by}"
+    assert outcome["patched"] == outcome["upstream"]
+    assert len(outcome["patched"][0]) > 100
+
+
+@pytest.mark.parametrize("version", ["2.31.2", "2.38.4", "2.38.5", "2.40.1", "2.40.3", "2.48.0"])
+def test_a_patched_producer_makes_the_calls_that_arroyos_own_makes(version: str) -> None:
+    outcome = drive(version)[PRODUCER]
+    assert outcome["state"] == "patched"
+    assert outcome["reason"] == "its metrics methods are arroyo_metrics_buffer's"
+    assert outcome["patched"] == outcome["upstream"]
+    for *calls, seen in outcome["patched"]:
+        assert len(calls) > 20
+        assert len(seen) == 26
+
+
+def test_a_release_that_is_older_than_the_buffers_is_left_alone() -> None:
+    outcome = drive("1.0.7")[BUFFER]
+    reason = "this arroyo is older than 1.1.0 and buffers nothing"
+    assert outcome == {"state": "missing", "reason": reason}
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ("2.30.0", "this arroyo uses confluent_kafka's own, which has no metrics"),
+        ("2.31.0", "this arroyo's sends every metric at once and buffers nothing"),
+        ("2.31.1", "this arroyo's sends every metric at once and buffers nothing"),
+    ],
+)
+def test_a_producer_that_buffers_nothing_is_left_alone(version: str, reason: str) -> None:
+    assert drive(version)[PRODUCER] == {"state": "missing", "reason": reason}

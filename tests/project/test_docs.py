@@ -1,0 +1,112 @@
+"""The documentation: its examples run, its links lead somewhere."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+ROOT = Path(__file__).parents[2]
+STAND_INS = ROOT / "tests" / "support" / "stand_ins"  # what examples import of a reader's own
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+TIMEOUT = 60  # seconds for an example
+
+by_name = pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
+
+
+@cache
+def tokens(document: Path) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(document.read_text(encoding="utf-8"))
+
+
+@by_name
+def test_every_example_runs_and_prints_what_it_is_said_to(document: Path, tmp_path: Path) -> None:
+    """In order, and each in an interpreter of its own.
+
+    ``python``: a comment in the first line that names a file has it written there, for the examples
+    that follow; what else there is runs. ``console``: what follows ``$`` runs in a shell. What is
+    printed has to be what follows it, or the ``text`` that follows the ``python``; "..." stands for
+    anything. Other languages, ``sh`` among them, are for reading.
+    """
+    blocks = tokens(document)
+    for block, after in zip(blocks, [*blocks[1:], None], strict=False):
+        if block.type != "fence":
+            continue
+        where = f"{document.name}, line {(block.map or [0])[0] + 1}"
+        if block.info == "python":
+            if name := re.match(r"# ([\w/]+\.py)\n", block.content):
+                file = tmp_path / name[1]
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(block.content, encoding="utf-8")
+                continue
+            printed = run([sys.executable, "-W", "error", "-c", block.content], tmp_path, where)
+            if after and after.info == "text":
+                assert_alike(after.content, printed, where)
+        elif block.info == "console":
+            for command in re.split(r"^\$ ", block.content, flags=re.MULTILINE)[1:]:
+                line, _, expected = command.partition("\n")
+                assert_alike(expected, run(["sh", "-c", line], tmp_path, where), where)
+
+
+def run(command: list[str], folder: Path, where: str) -> str:
+    path = [str(folder), str(STAND_INS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    scripts = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    ended = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"PATH": os.pathsep.join(scripts), "PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert ended.returncode == 0, f"{where}: exit status {ended.returncode}\n{ended.stderr}"
+    return ended.stdout
+
+
+def assert_alike(expected: str, printed: str, where: str) -> None:
+    alike = doctest.OutputChecker().check_output(expected, printed, doctest.ELLIPSIS)
+    assert alike, f"{where}: this is printed\n{printed}"
+
+
+@by_name
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for link in links(tokens(document)):
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def links(blocks: list[Token]) -> Iterator[str]:
+    """What links and images refer to, within the project."""
+    for token in blocks:
+        for attribute in ("href", "src"):
+            link = str(token.attrGet(attribute) or "")
+            if link and not re.match(r"[a-z]+:", link):
+                yield link
+        yield from links(token.children or [])
+
+
+@cache
+def anchors(document: Path) -> list[str]:
+    """Those that GitHub gives a document's headings."""
+    headings = [
+        text.content
+        for heading, text in zip(tokens(document), tokens(document)[1:], strict=False)
+        if heading.type == "heading_open"
+    ]
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
