@@ -14,7 +14,9 @@ BIN := $(VENV)/bin
 # the last that has none.
 RELEASES := 1.0.7 1.1.0 2.10.2 2.10.3 2.11.4 2.11.5 2.14.24 2.14.25 2.24.0 2.25.0 2.27.0 2.28.0 \
 	2.30.0 2.31.0 2.31.1 2.31.2 2.38.4 2.38.5 2.40.1 2.40.3 2.48.0
-SOURCES := Cargo.toml Cargo.lock pyproject.toml $(wildcard src/*.rs)
+# The crate that needs no Python.
+CORE := --package arroyo-metrics-buffer-core
+SOURCES := Cargo.toml Cargo.lock pyproject.toml core/Cargo.toml $(wildcard core/src/*.rs src/*.rs src/*/*.rs)
 
 # The file in dist/ that was made last.
 newest = $$(ls -t dist/*.$(1) | head -n 1)
@@ -70,7 +72,7 @@ target/arroyo/%: | $(VENV)/tools
 test: test-core test-wheel
 
 test-core:
-	@cargo test --quiet --locked --no-default-features
+	@cargo test --quiet --locked $(CORE)
 	@$(MAKE) --no-print-directory model PREEMPTIONS=3
 
 # The wheel is what users have: it is tested as it is, from dist/.
@@ -96,8 +98,8 @@ rehearsal: wheel
 PREEMPTIONS ?= 4
 
 model:
-	@RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) cargo test --quiet --locked \
-		--no-default-features --target-dir target/model --test model -- --nocapture
+	@RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) cargo test --quiet --locked $(CORE) \
+		--target-dir target/model --test model -- --nocapture
 
 # The core under ThreadSanitizer and AddressSanitizer, the extension under memcheck.
 sanitize: install
@@ -144,7 +146,7 @@ test-all: $(VENV)/tools
 FORKS ?= 10000
 
 forks: install
-	@FORKS=$(FORKS) cargo test --quiet --locked --no-default-features --test forks
+	@FORKS=$(FORKS) cargo test --quiet --locked $(CORE) --test forks
 	@FORKS=$(FORKS) $(BIN)/python -m pytest --quiet tests/contract/test_fork.py
 
 SECONDS ?= 600
@@ -162,8 +164,7 @@ fuzz: install
 		tests/contract/test_state_machine.py tests/contract/test_hostile_objects.py
 
 lint: install
-	@cargo fmt --check
-	@cargo clippy --quiet --locked --no-default-features --all-targets -- -D warnings
+	@cargo fmt --all --check
 	@PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/ruff check --quiet
@@ -183,7 +184,7 @@ deny:
 	@cargo deny --locked check
 
 format:
-	@cargo fmt
+	@cargo fmt --all
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/ruff check --quiet --fix
 

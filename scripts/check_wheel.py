@@ -60,7 +60,8 @@ def wrong_in_source(path: Path) -> Iterator[str]:
         files = {name.partition("/")[2] for name in archive.getnames()}
     expected = {"PKG-INFO", "LICENSE", "Cargo.lock", "Cargo.toml", "pyproject.toml"}
     expected |= {"docs/package-index.md"}
-    expected |= {source.as_posix() for source in Path("src").glob("*.rs")}
+    sources = [*Path("src").rglob("*.rs"), Path("core/Cargo.toml"), *Path("core/src").rglob("*.rs")]
+    expected |= {source.as_posix() for source in sources}
     expected |= {"scripts/backend.py", *(f"python/{module}" for module in MODULES)}
     yield from differences(files, expected)
 

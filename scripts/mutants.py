@@ -39,22 +39,22 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(
         "the lock lets everyone in",
-        "lock.rs",
+        "core/src/lock.rs",
         {"!set(&self.0, Ordering::Acquire)": "!set(&self.0, Ordering::Acquire) || true"},
     ),
     Mutant(
         "who locks need not see what was done before",
-        "lock.rs",
+        "core/src/lock.rs",
         {"!set(&self.0, Ordering::Acquire)": "!set(&self.0, Ordering::Relaxed)"},
     ),
     Mutant(
         "who unlocks need not show what was done",
-        "lock.rs",
+        "core/src/lock.rs",
         {"store(false, Ordering::Release)": "store(false, Ordering::Relaxed)"},
     ),
     Mutant(
         "waiters are parked, as parking_lot parks them",
-        "lock.rs",
+        "core/src/lock.rs",
         {
             "use parking_lot::lock_api;": "use parking_lot::lock_api::{self, RawMutex as _};",
             "NeverParks(AtomicBool);": "NeverParks(parking_lot::RawMutex);",
@@ -69,22 +69,22 @@ MUTANTS = [
     ),
     Mutant(
         "what is pending is cleared after it was sent",
-        "buffer.rs",
+        "src/buffer.rs",
         {"let time = start": "drop(self.pending.take());\n                let time = start"},
     ),
     Mutant(
         "what was not sent is not put back",
-        "buffer.rs",
+        "src/buffer.rs",
         {"self.pending.put_back(taken.contents)": "taken.contents"},
     ),
     Mutant(
         "what was sent is put back too",
-        "buffer.rs",
+        "src/buffer.rs",
         {"taken.contents.forget_first(accepted);": ""},
     ),
     Mutant(
         "what is put back replaces what is newer",
-        "pending.rs",
+        "core/src/pending.rs",
         {
             "        contents.merge(newer)\n": (
                 "        drop(newer);\n        contents.merge(C::default())\n"
@@ -93,7 +93,7 @@ MUTANTS = [
     ),
     Mutant(
         "what is put back comes after what is newer",
-        "pending.rs",
+        "core/src/pending.rs",
         {
             "let newer = mem::replace(&mut *contents, unsent);": "",
             "        contents.merge(newer)\n": "        contents.merge(unsent)\n",
@@ -101,32 +101,32 @@ MUTANTS = [
     ),
     Mutant(
         "a flush takes the first shard only",
-        "pending.rs",
+        "core/src/pending.rs",
         {"for shard in &self.others {": "for shard in self.others.iter().take(0) {"},
     ),
     Mutant(
         "merging totals overwrites them",
-        "sums.rs",
+        "core/src/sums.rs",
         {"*total = *total + sum.total": "*total = sum.total"},
     ),
     Mutant(
         "a name is its object and not its text",
-        "sums.rs",
+        "core/src/sums.rs",
         {"self.address == key.address || *self.text == *key.text": "self.address == key.address"},
     ),
     Mutant(
         "counters may leave 64 bits",
-        "sums.rs",
+        "core/src/sums.rs",
         {"i64::try_from(self).is_ok()": "true"},
     ),
     Mutant(
         "a flush is due at the interval, not past it",
-        "pending.rs",
+        "core/src/throttle.rs",
         {"> self.flush_interval": ">= self.flush_interval"},
     ),
     Mutant(
         "everyone who finds a flush due is told to",
-        "pending.rs",
+        "core/src/throttle.rs",
         {
             ".compare_exchange(last, now.to_bits(), Ordering::Relaxed, Ordering::Relaxed)": (
                 ".swap(now.to_bits(), Ordering::Relaxed)"
@@ -136,7 +136,7 @@ MUTANTS = [
     ),
     Mutant(
         "the interval begins when a flush ends",
-        "buffer.rs",
+        "src/buffer.rs",
         {
             "        self.pending.throttle().restart(self.clock.now(py)?);\n": "",
             "        let accepted = sending.accepted;\n": (
@@ -147,12 +147,12 @@ MUTANTS = [
     ),
     Mutant(
         "the errors of a backend are swallowed",
-        "buffer.rs",
+        "src/buffer.rs",
         {" _ if !is_logged => Err(error),": " _ if !is_logged => Ok(()),"},
     ),
     Mutant(
         "an old backend is freed under the lock",
-        "metrics_buffer.rs",
+        "src/metrics_buffer/mod.rs",
         {
             "let old = std::mem::replace(&mut *self.metrics.lock(), Backend(metrics));": (
                 "*self.metrics.lock() = Backend(metrics);"
@@ -162,22 +162,22 @@ MUTANTS = [
     ),
     Mutant(
         "a fork takes no locks",
-        "fork.rs",
+        "core/src/fork.rs",
         {"registry.values().map(": "registry.values().take(0).map("},
     ),
     Mutant(
         "a child keeps what its parent had pending",
-        "fork.rs",
+        "core/src/fork.rs",
         {"        lock.after_fork_in_child();\n": "        let _ = lock;\n"},
     ),
     Mutant(
         "a child goes on with the flush of its parent",
-        "fork.rs",
+        "core/src/fork.rs",
         {"GENERATION.fetch_add(1, Ordering::Relaxed);": ""},
     ),
     Mutant(
         "samples that are dropped are not counted",
-        "deliveries.rs",
+        "core/src/deliveries.rs",
         {"                self.count_dropped(1);\n": ""},
     ),
 ]
@@ -209,7 +209,7 @@ def main() -> None:
 
 def mutated(mutant: Mutant) -> str:
     """The text of the file with the mutant in it."""
-    text = (ROOT / "src" / mutant.file).read_text(encoding="utf-8")
+    text = (ROOT / mutant.file).read_text(encoding="utf-8")
     for code, instead in mutant.changes.items():
         if text.count(code) != 1:
             sys.exit(f"{mutant.name}: {text.count(code)} places in {mutant.file} read {code!r}")
@@ -226,12 +226,10 @@ class Copy:
         subprocess.run(["git", "clone", "--quiet", ROOT, self.root], check=True)
 
     def write(self, mutant: Mutant) -> None:
-        (self.root / "src" / mutant.file).write_text(mutated(mutant), encoding="utf-8")
+        (self.root / mutant.file).write_text(mutated(mutant), encoding="utf-8")
 
     def restore(self, mutant: Mutant) -> None:
-        subprocess.run(
-            ["git", "checkout", "--quiet", f"src/{mutant.file}"], cwd=self.root, check=True
-        )
+        subprocess.run(["git", "checkout", "--quiet", mutant.file], cwd=self.root, check=True)
 
     def run(self, *command: str, **environment: str) -> tuple[int | None, str]:
         """Run a command and return its status, None if it had to be killed, and what it printed."""
@@ -284,7 +282,8 @@ def cargo_tests(copy: Copy, _: Mutant) -> str:
 
 
 def cargo_test(copy: Copy, *arguments: str, **environment: str) -> str:
-    command = ["cargo", "test", "--quiet", "--locked", "--no-default-features", *arguments]
+    package = ["--package", "arroyo-metrics-buffer-core"]
+    command = ["cargo", "test", "--quiet", "--locked", *package, *arguments]
     return verdict(*copy.run(*command, **environment), r"^    (\w+)$")
 
 

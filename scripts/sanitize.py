@@ -17,7 +17,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parent.parent
-CORE = ROOT / "tests" / "core"
 # What takes minutes there. test_bad_input.py is not among it: CPython 3.11 makes a wide 0 of memory
 # that it multiplies by 0 without having set it.
 PYTHON_TESTS = ("backend_errors", "producer", "reentrancy")
@@ -89,12 +88,13 @@ def cargo_test(
     host = re.search(r"^host: (.+)$", version, re.MULTILINE)
     assert host, version
     return run(
-        *["cargo", "+nightly", "test", "--quiet", "--locked", "--no-default-features"],
+        *["cargo", "+nightly", "test", "--quiet", "--locked"],
+        *["--package", "arroyo-metrics-buffer-core"],
         *["--target", host[1], "--target-dir", f"target/{sanitizer}"],
         *(f"--test={test}" for test in tests),
         *arguments,
         RUSTFLAGS=f"-Zsanitizer={sanitizer} -Cunsafe-allow-abi-mismatch=sanitizer",
-        TSAN_OPTIONS=f"suppressions={CORE / 'tsan.supp'}",
+        TSAN_OPTIONS=f"suppressions={ROOT / 'core' / 'tests' / 'tsan.supp'}",
         PROPTEST_CASES="64",
     )
 

@@ -2,17 +2,18 @@
 
 use std::time::Instant;
 
+use arroyo_metrics_buffer_core::fork;
+use arroyo_metrics_buffer_core::lock::MutexGuard;
+use arroyo_metrics_buffer_core::pending::{Contents, Pending, Taken};
+use arroyo_metrics_buffer_core::shared::Shared;
 use pyo3::exceptions::PyException;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::arguments;
 use crate::clock::{self, Clock};
-use crate::fork;
-use crate::lock::{MutexGuard, Shared};
 use crate::logging;
 use crate::names::Name;
-use crate::pending::{Contents, Pending, Taken};
 use crate::settings;
 use crate::stats::Stats;
 

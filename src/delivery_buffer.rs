@@ -2,6 +2,8 @@
 
 use std::mem;
 
+use arroyo_metrics_buffer_core::deliveries::{Deliveries, Status};
+use arroyo_metrics_buffer_core::pending::Contents;
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -9,9 +11,7 @@ use pyo3::types::{IntoPyDict, PyDict, PyFloat, PyInt, PyList, PyString};
 
 use crate::arguments;
 use crate::buffer::Buffer;
-use crate::deliveries::{Deliveries, Status};
 use crate::names::{self, ENTRY};
-use crate::pending::Contents;
 use crate::stats;
 
 /// What the delivery callbacks of arroyo's `ConfluentProducer` feed.

@@ -1,39 +1,20 @@
-//! Thread-safe metrics buffers for sentry-arroyo.
+//! Thread-safe metrics buffers for sentry-arroyo: the Python extension.
 //!
-//! The public modules are the core and know nothing of Python; the rest is the doors to it.
+//! What the buffers do without Python is in the crate `arroyo-metrics-buffer-core`.
 
-pub mod deliveries;
-pub mod fork;
-pub mod lock;
-pub mod pending;
-pub mod sums;
-mod sync;
-pub mod totals;
-
-#[cfg(feature = "python")]
 mod arguments;
-#[cfg(feature = "python")]
 mod buffer;
-#[cfg(feature = "python")]
 mod clock;
-#[cfg(feature = "python")]
 mod delivery_buffer;
-#[cfg(feature = "python")]
-mod fast_path;
-#[cfg(feature = "python")]
 mod logging;
-#[cfg(feature = "python")]
 mod metrics_buffer;
-#[cfg(feature = "python")]
 mod names;
-#[cfg(feature = "python")]
 mod settings;
-#[cfg(feature = "python")]
 mod stats;
 
-#[cfg(feature = "python")]
 #[pyo3::pymodule(gil_used = false)]
 mod _core {
+    use arroyo_metrics_buffer_core::fork;
     use pyo3::exceptions::PyImportError;
     use pyo3::ffi::{PyInterpreterState_Get, PyInterpreterState_Main};
     use pyo3::prelude::*;
@@ -56,12 +37,11 @@ mod _core {
             return Err(PyImportError::new_err(message));
         }
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        crate::fork::install_handlers()?;
-        crate::metrics_buffer::count_cores();
+        fork::install_handlers()?;
         crate::names::install(module.py())?;
         crate::settings::install();
         crate::stats::install();
-        crate::fast_path::install(&module.py().get_type::<MetricsBuffer>())?;
+        crate::metrics_buffer::install(module.py())?;
         crate::logging::install(module.py())
     }
 }

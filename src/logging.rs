@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
+use arroyo_metrics_buffer_core::deliveries::MAX_LATENCIES;
 use pyo3::PyErr;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::IntoPyDict;
 use pyo3_log::{Caching, Logger};
 
-use crate::deliveries::MAX_LATENCIES;
 use crate::names;
 
 const LOGGER: &str = "arroyo_metrics_buffer";

@@ -2,12 +2,12 @@
 
 use std::sync::LazyLock;
 
+use arroyo_metrics_buffer_core::fork::AtFork;
+use arroyo_metrics_buffer_core::shared::Shared;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::arguments;
-use crate::fork::AtFork;
-use crate::lock::Shared;
 
 /// Read when a buffer is made (the clock) and when a backend raises; never on the hot path.
 pub struct Settings {

@@ -5,10 +5,9 @@
 use std::sync::LazyLock;
 use std::time::Instant;
 
+use arroyo_metrics_buffer_core::fork::AtFork;
+use arroyo_metrics_buffer_core::shared::Shared;
 use pyo3::prelude::*;
-
-use crate::fork::AtFork;
-use crate::lock::Shared;
 
 /// What the flushes of all buffers of one class have come to.
 #[derive(Clone, Default)]

@@ -1,4 +1,4 @@
-//! What a fork finds: every lock of [`Shared`](crate::lock::Shared) values taken and its contents whole.
+//! What a fork finds: every lock of [`Shared`](crate::shared::Shared) values taken and its contents whole.
 //!
 //! The handlers are `pthread_atfork`'s rather than `os.register_at_fork`'s: they also run for a
 //! server that forks from C and calls no Python before it. Nothing in them touches Python, so it

@@ -1,37 +1,9 @@
-//! The lock around everything that several threads share.
-
-use std::sync::Arc;
+//! The lock around everything that several threads share: it never parks.
 
 use parking_lot::lock_api;
 
-use crate::fork::{self, AtFork, Registration};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{set, yield_now};
-
-/// A value that threads share, in a mutex that a fork leaves whole.
-///
-/// What is done with it locked takes nanoseconds and calls no Python: the holder never waits for the
-/// interpreter, so a thread that holds the interpreter may wait for the lock.
-pub struct Shared<T: AtFork> {
-    // Dropped first: the contents are not to be dropped by the registry, which is locked then.
-    _registration: Registration,
-    mutex: Arc<Mutex<T>>,
-}
-
-impl<T: AtFork> Shared<T> {
-    /// Shares `value`, whose lock every fork takes from now until this is dropped.
-    pub fn new(value: T) -> Self {
-        let mutex = Arc::new(mutex(value));
-        Self { _registration: fork::register(mutex.clone()), mutex }
-    }
-
-    /// Waits for the lock. Nothing that could run Python code may be called or dropped under the
-    /// guard.
-    #[inline]
-    pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.mutex.lock()
-    }
-}
 
 /// parking_lot's mutex, on a lock that never parks.
 pub type Mutex<T> = lock_api::Mutex<NeverParks, T>;

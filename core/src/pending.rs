@@ -1,13 +1,15 @@
-//! What waits to be sent, and when it is due: conservation and throttling, without Python.
+//! What waits to be sent: swap, merge, put back.
 
 use std::cell::Cell;
 use std::iter;
 use std::mem;
 
 use crate::fork::{self, AtFork};
-use crate::lock::{MutexGuard, Shared};
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::lock::MutexGuard;
+use crate::shared::Shared;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{global, per_thread};
+use crate::throttle::Throttle;
 
 /// What a buffer accumulates between two flushes: entries, each of which is sent by one call of the
 /// backend.
@@ -58,7 +60,7 @@ impl<C: Contents> Pending<C> {
         Self {
             first: shard(),
             others: iter::repeat_with(shard).take(shards.next_power_of_two() - 1).collect(),
-            throttle: Throttle { flush_interval, last_flush: AtomicU64::new(now.to_bits()) },
+            throttle: Throttle::new(flush_interval, now),
         }
     }
 
@@ -143,32 +145,5 @@ impl<C: Contents> Taken<C> {
     #[inline]
     pub fn is_the_parents(&self) -> bool {
         self.generation != fork::generation()
-    }
-}
-
-/// Lets one caller through once more than an interval has passed since the last flush began.
-pub struct Throttle {
-    /// Seconds.
-    flush_interval: f64,
-    /// The bits of an `f64`, in the seconds of the buffer's clock. Relaxed everywhere: it orders
-    /// nothing but itself, the contents have their lock.
-    last_flush: AtomicU64,
-}
-
-impl Throttle {
-    /// Whether the caller has to flush at `now`. Of several that ask at once, one has to.
-    #[inline]
-    pub fn is_due(&self, now: f64) -> bool {
-        let last = self.last_flush.load(Ordering::Relaxed);
-        now - f64::from_bits(last) > self.flush_interval
-            && self
-                .last_flush
-                .compare_exchange(last, now.to_bits(), Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-    }
-
-    /// A flush begins at `now`, due or not.
-    pub fn restart(&self, now: f64) {
-        self.last_flush.store(now.to_bits(), Ordering::Relaxed);
     }
 }

@@ -2,8 +2,8 @@
 
 use std::thread;
 
-use arroyo_metrics_buffer::deliveries::{Deliveries, MAX_LATENCIES, Status};
-use arroyo_metrics_buffer::pending::{Contents, Pending};
+use arroyo_metrics_buffer_core::deliveries::{Deliveries, MAX_LATENCIES, Status};
+use arroyo_metrics_buffer_core::pending::{Contents, Pending};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -15,10 +15,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use arroyo_metrics_buffer::fork::{self, AtFork};
-use arroyo_metrics_buffer::lock::Shared;
-use arroyo_metrics_buffer::pending::{Contents, Pending};
-use arroyo_metrics_buffer::totals;
+use arroyo_metrics_buffer_core::fork::{self, AtFork};
+use arroyo_metrics_buffer_core::pending::{Contents, Pending};
+use arroyo_metrics_buffer_core::shared::Shared;
+use arroyo_metrics_buffer_core::totals;
 
 type Totals = totals::Totals<&'static str>;
 

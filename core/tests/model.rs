@@ -11,10 +11,10 @@ use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use arroyo_metrics_buffer::fork::{self, AtFork};
-use arroyo_metrics_buffer::lock::Shared;
-use arroyo_metrics_buffer::pending::{Contents, Pending};
-use arroyo_metrics_buffer::totals;
+use arroyo_metrics_buffer_core::fork::{self, AtFork};
+use arroyo_metrics_buffer_core::pending::{Contents, Pending};
+use arroyo_metrics_buffer_core::shared::Shared;
+use arroyo_metrics_buffer_core::totals;
 use loom::cell::UnsafeCell;
 use loom::thread::{self, JoinHandle};
 

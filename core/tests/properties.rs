@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arroyo_metrics_buffer::pending::{Contents, Pending, Taken};
-use arroyo_metrics_buffer::sums::{OutOfRange, Sums, Total};
-use arroyo_metrics_buffer::totals;
+use arroyo_metrics_buffer_core::pending::{Contents, Pending, Taken};
+use arroyo_metrics_buffer_core::sums::{OutOfRange, Sums, Total};
+use arroyo_metrics_buffer_core::totals;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -1,8 +1,8 @@
 //! The corners of `Sums` that have one right answer each.
 
-use arroyo_metrics_buffer::pending::Contents;
-use arroyo_metrics_buffer::sums::{OutOfRange, Sums};
-use arroyo_metrics_buffer::totals::Totals;
+use arroyo_metrics_buffer_core::pending::Contents;
+use arroyo_metrics_buffer_core::sums::{OutOfRange, Sums};
+use arroyo_metrics_buffer_core::totals::Totals;
 
 type Counters = Sums<&'static str, i128>;
 

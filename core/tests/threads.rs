@@ -9,9 +9,9 @@ use std::sync::{Arc, Barrier, Weak};
 use std::thread;
 use std::time::Duration;
 
-use arroyo_metrics_buffer::pending::{Contents, Pending};
-use arroyo_metrics_buffer::sums::{Sums, Total};
-use arroyo_metrics_buffer::totals;
+use arroyo_metrics_buffer_core::pending::{Contents, Pending};
+use arroyo_metrics_buffer_core::sums::{Sums, Total};
+use arroyo_metrics_buffer_core::totals;
 
 type Totals = totals::Totals<&'static str>;
 

@@ -9,13 +9,13 @@
 use std::ptr;
 use std::sync::OnceLock;
 
+use arroyo_metrics_buffer_core::sums::{Sums, Total};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyString, PyType};
 
+use super::{MetricsBuffer, Name, Totals, flush_through_python};
 use crate::buffer::Buffer;
-use crate::metrics_buffer::{MetricsBuffer, Name, Totals, flush_through_python};
-use crate::sums::{Sums, Total};
 
 /// A method as the interpreter calls it: the object, its arguments, how many of them are positional,
 /// and the names of the others, if any.

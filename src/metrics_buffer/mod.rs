@@ -1,10 +1,16 @@
 //! The Python class `MetricsBuffer`.
 
+mod fast_path;
+
 use std::borrow::Cow;
 use std::num::NonZero;
 use std::sync::OnceLock;
 use std::thread;
 
+use arroyo_metrics_buffer_core::fork::AtFork;
+use arroyo_metrics_buffer_core::shared::Shared;
+use arroyo_metrics_buffer_core::sums::{OutOfRange, Sums, Total};
+use arroyo_metrics_buffer_core::totals;
 use pyo3::exceptions::{PyAttributeError, PyOverflowError, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -12,12 +18,8 @@ use pyo3::types::{IntoPyDict, PyDict, PyString, PyTuple};
 
 use crate::arguments;
 use crate::buffer::Buffer;
-use crate::fork::AtFork;
-use crate::lock::Shared;
 use crate::names;
 use crate::stats;
-use crate::sums::{OutOfRange, Sums, Total};
-use crate::totals;
 
 pub type Name = Py<PyString>;
 pub type Totals = totals::Totals<Name>;
@@ -246,7 +248,7 @@ impl MetricsBuffer {
     }
 }
 
-/// Adds to a total that may be a new one. Names that are pending have the [fast path](crate::fast_path).
+/// Adds to a total that may be a new one. Names that are pending have the [fast path](fast_path).
 fn add<V: Total>(
     buffer: &Buffer<Totals>,
     name: &Bound<'_, PyString>,
@@ -287,10 +289,11 @@ fn text<'a>(name: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
 
 static CORES: OnceLock<usize> = OnceLock::new();
 
-/// Counts the cores once, at import: on Linux that reads files, which takes as long as thousands of
-/// calls.
-pub fn count_cores() {
+/// Done once, at import.
+pub fn install(py: Python<'_>) -> PyResult<()> {
+    // On Linux that reads files, which takes as long as thousands of calls.
     CORES.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get));
+    fast_path::install(&py.get_type::<MetricsBuffer>())
 }
 
 /// How many threads are to add at the same time without waiting for each other.
