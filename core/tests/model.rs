@@ -75,15 +75,15 @@ loom::lazy_static! {
 
 /// Explores a model and says how many executions that took.
 fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
-    static EXECUTIONS: AtomicUsize = AtomicUsize::new(0);
-    EXECUTIONS.store(0, Ordering::Relaxed);
+    let executions = Arc::new(AtomicUsize::new(0)); // of this model: tests run at the same time
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 1_000;
+    let counted = executions.clone();
     builder.check(move || {
-        EXECUTIONS.fetch_add(1, Ordering::Relaxed);
+        counted.fetch_add(1, Ordering::Relaxed);
         model();
     });
-    println!("{name}: {} executions", EXECUTIONS.load(Ordering::Relaxed));
+    println!("{name}: {} executions", executions.load(Ordering::Relaxed));
 }
 
 fn buffer(shards: usize) -> Buffer {
