@@ -79,7 +79,8 @@ impl Drop for Registration {
     }
 }
 
-/// All that a fork holds; what was taken last is released first.
+/// All that a fork holds. When this is dropped, the locks are released in the order in which they were
+/// taken, and the registry after them: no other fork begins to take locks before all are free.
 struct Standstill {
     locks: Vec<Box<dyn Held>>,
     _registry: MutexGuard<'static, Registry>,
@@ -87,7 +88,8 @@ struct Standstill {
 
 global! {
     /// Where the fork in progress keeps what it holds, between the handler before it and the one
-    /// after. Only the thread that has the registry comes here, and in a child it is the only thread.
+    /// after. Its own lock is free at the moment of a fork: who takes it lets go of it in the same
+    /// handler, and the fork that follows waits for that.
     static STANDSTILL: Mutex<Option<Standstill>> = mutex(None);
 }
 
