@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use crate::arguments;
 use crate::clock::{self, Clock};
 use crate::logging;
-use crate::names::Name;
+use crate::names::Interned;
 use crate::settings;
 use crate::stats::Stats;
 
@@ -52,9 +52,9 @@ impl<C: Contents> Buffer<C> {
         self.pending.lock()
     }
 
-    /// A copy of what is pending; see [`Pending::look`].
-    pub fn look(&self, copy: impl Fn(&C) -> C) -> Taken<C> {
-        self.pending.look(copy)
+    /// A copy of what is pending; see [`Pending::snapshot`].
+    pub fn snapshot(&self, copy: impl Fn(&C) -> C) -> Taken<C> {
+        self.pending.snapshot(copy)
     }
 
     /// Whether the caller has to flush, since the flush interval has passed.
@@ -86,13 +86,13 @@ impl<C: Contents> Buffer<C> {
         send: impl FnOnce(&C, &mut Sending<'_, C>) -> PyResult<()>,
     ) -> PyResult<()> {
         self.pending.throttle().restart(self.clock.now(py)?);
-        let start = logging::is_debugging(py)?.then(Instant::now);
+        let start = logging::is_debug_enabled(py)?.then(Instant::now);
         // Detached: whoever has the lock then never has to wait for the interpreter that we hold.
         let mut taken = py.detach(|| self.pending.take());
         let mut sending = Sending { taken: &taken, accepted: 0 };
         let result = send(&taken.contents, &mut sending);
         let accepted = sending.accepted;
-        if taken.is_the_parents() {
+        if taken.belongs_to_parent() {
             return result; // the backend forked, and the flush is the parent's
         }
         match result {
@@ -132,7 +132,7 @@ impl<C: Contents> Buffer<C> {
         dropped: u64,
     ) -> PyResult<()> {
         let generation = fork::generation();
-        let (text, exit) = error_text(py, &error);
+        let (text, exit) = describe(py, &error);
         if fork::generation() != generation {
             return Err(error); // its `__str__` forked, and the flush is the parent's
         }
@@ -173,7 +173,7 @@ impl<C: Contents> Buffer<C> {
     }
 }
 
-/// A flush at work, and how much of it the backend has accepted.
+/// A flush in progress, and how much of it the backend has accepted.
 pub struct Sending<'a, C: Contents> {
     taken: &'a Taken<C>,
     accepted: usize,
@@ -186,7 +186,7 @@ impl<C: Contents> Sending<'_, C> {
         &mut self,
         entries: impl IntoIterator<Item = T>,
         metrics: &Bound<'_, PyAny>,
-        method: &Name,
+        method: &Interned,
         mut send: impl FnMut(&Bound<'_, PyAny>, T) -> PyResult<()>,
     ) -> PyResult<()> {
         let mut entries = entries.into_iter().peekable();
@@ -195,7 +195,7 @@ impl<C: Contents> Sending<'_, C> {
         }
         let method = metrics.getattr(method.get(metrics.py()))?;
         for entry in entries {
-            if self.taken.is_the_parents() {
+            if self.taken.belongs_to_parent() {
                 break; // the backend forked
             }
             send(&method, entry)?;
@@ -211,10 +211,10 @@ fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
     !error.is_instance_of::<PyException>(py)
 }
 
-/// What a traceback ends with, for a record and for `stats()`; and an exit, if one was raised by the
-/// error's `__str__`. Whatever that raises makes the text a poorer one.
-fn error_text(py: Python<'_>, error: &PyErr) -> (String, Option<PyErr>) {
-    match class_and_message(py, error) {
+/// The class and the text of an error, for a log record and for `stats()`. If the error's `__str__` raises,
+/// the text says so; an exit that it raised is returned too.
+fn describe(py: Python<'_>, error: &PyErr) -> (String, Option<PyErr>) {
+    match class_and_text(py, error) {
         Ok(text) => (text.chars().take(MAX_TEXT).collect(), None),
         Err(raised) => {
             let text = "an error that can't be told in words".to_owned();
@@ -224,7 +224,7 @@ fn error_text(py: Python<'_>, error: &PyErr) -> (String, Option<PyErr>) {
 }
 
 // Not by PyO3's fully_qualified_name(), which has an `intern!` in it: see `names`.
-fn class_and_message(py: Python<'_>, error: &PyErr) -> PyResult<String> {
+fn class_and_text(py: Python<'_>, error: &PyErr) -> PyResult<String> {
     let class = error.get_type(py);
     let (module, name) = (class.getattr("__module__")?.str()?, class.qualname()?);
     let message = error.value(py).str()?;

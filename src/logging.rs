@@ -37,7 +37,7 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
 /// # Errors
 ///
 /// What a subclass of Python's logger raised.
-pub fn is_debugging(py: Python<'_>) -> PyResult<bool> {
+pub fn is_debug_enabled(py: Python<'_>) -> PyResult<bool> {
     const DEBUG: i64 = 10; // Python's logging.DEBUG
     let level = python_logger(py)?.call_method0(names::GET_EFFECTIVE_LEVEL.get(py))?;
     Ok(level.extract::<i64>()? <= DEBUG)

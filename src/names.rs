@@ -11,8 +11,8 @@ use pyo3::types::{PyString, PyTuple};
 
 macro_rules! names {
     ($($name:ident: $text:literal;)*) => {
-        $(pub static $name: Name = Name { text: $text, string: OnceLock::new() };)*
-        static ALL: &[&Name] = &[$(&$name),*];
+        $(pub static $name: Interned = Interned { text: $text, string: OnceLock::new() };)*
+        static ALL: &[&Interned] = &[$(&$name),*];
     };
 }
 
@@ -36,16 +36,16 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
     for name in ALL {
         name.string.get_or_init(|| PyString::intern(py, name.text).unbind());
     }
-    ENTRY.install(py)
+    NAME_VALUE_TAGS.install(py)
 }
 
 /// An interned string.
-pub struct Name {
+pub struct Interned {
     text: &'static str,
     string: OnceLock<Py<PyString>>,
 }
 
-impl Name {
+impl Interned {
     /// The string, without waiting for anything.
     #[inline]
     pub fn get<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
@@ -57,7 +57,7 @@ impl Name {
 }
 
 /// As arroyo's producer names the arguments of its calls of a backend.
-pub static ENTRY: Keywords<3> = Keywords::new(["name", "value", "tags"]);
+pub static NAME_VALUE_TAGS: Keywords<3> = Keywords::new(["name", "value", "tags"]);
 
 /// The names of a call's keyword arguments, made once for all calls.
 ///

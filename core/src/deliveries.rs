@@ -54,9 +54,9 @@ impl Deliveries {
 
     /// Adds samples, as far as there is room for them.
     pub fn add_latencies(&mut self, mut latencies: Vec<f64>) {
-        let there_are = latencies.len();
+        let offered = latencies.len();
         latencies.truncate(MAX_LATENCIES - self.latencies.len());
-        self.count_dropped((there_are - latencies.len()) as u64);
+        self.count_dropped((offered - latencies.len()) as u64);
         self.latencies.append(&mut latencies);
     }
 

@@ -36,25 +36,25 @@ global! {
     static REGISTRY: Mutex<Registry> = mutex(BTreeMap::new());
 }
 
-type Registry = BTreeMap<u64, Arc<dyn Registered>>;
+type Registry = BTreeMap<u64, Arc<dyn RegisteredLock>>;
 
-/// A mutex of any contents, as the registry sees it.
-trait Registered: Send + Sync {
-    fn hold(self: Arc<Self>) -> Box<dyn Held>;
+/// A mutex, whatever it guards.
+trait RegisteredLock: Send + Sync {
+    fn acquire(self: Arc<Self>) -> Box<dyn HeldLock>;
 }
 
 /// A mutex that a fork holds.
-trait Held: Send {
+trait HeldLock: Send {
     fn after_fork_in_child(&mut self);
 }
 
-impl<T: AtFork> Registered for Mutex<T> {
-    fn hold(self: Arc<Self>) -> Box<dyn Held> {
+impl<T: AtFork> RegisteredLock for Mutex<T> {
+    fn acquire(self: Arc<Self>) -> Box<dyn HeldLock> {
         Box::new(self.lock_arc())
     }
 }
 
-impl<T: AtFork> Held for ArcMutexGuard<T> {
+impl<T: AtFork> HeldLock for ArcMutexGuard<T> {
     fn after_fork_in_child(&mut self) {
         (**self).after_fork_in_child();
     }
@@ -81,8 +81,8 @@ impl Drop for Registration {
 
 /// All that a fork holds. When this is dropped, the locks are released in the order in which they were
 /// taken, and the registry after them: no other fork begins to take locks before all are free.
-struct Standstill {
-    locks: Vec<Box<dyn Held>>,
+struct HeldLocks {
+    locks: Vec<Box<dyn HeldLock>>,
     _registry: MutexGuard<'static, Registry>,
 }
 
@@ -90,26 +90,26 @@ global! {
     /// Where the fork in progress keeps what it holds, between the handler before it and the one
     /// after. Its own lock is free at the moment of a fork: who takes it lets go of it in the same
     /// handler, and the fork that follows waits for that.
-    static STANDSTILL: Mutex<Option<Standstill>> = mutex(None);
+    static HELD_BY_FORK: Mutex<Option<HeldLocks>> = mutex(None);
 }
 
 /// What to do before a fork: from here on nobody else has a lock.
 pub fn before() {
     let registry = REGISTRY.lock();
-    let locks = registry.values().map(|lock| lock.clone().hold()).collect();
-    *STANDSTILL.lock() = Some(Standstill { locks, _registry: registry });
+    let locks = registry.values().map(|lock| lock.clone().acquire()).collect();
+    *HELD_BY_FORK.lock() = Some(HeldLocks { locks, _registry: registry });
 }
 
 /// What to do in the parent after a fork.
 pub fn in_parent() {
-    drop(STANDSTILL.lock().take());
+    drop(HELD_BY_FORK.lock().take());
 }
 
 /// What to do in the child after a fork.
 pub fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    let mut standstill = STANDSTILL.lock().take();
-    for lock in standstill.iter_mut().flat_map(|held| &mut held.locks) {
+    let mut held = HELD_BY_FORK.lock().take();
+    for lock in held.iter_mut().flat_map(|held| &mut held.locks) {
         lock.after_fork_in_child();
     }
 }

@@ -89,7 +89,7 @@ impl<C: Contents> Pending<C> {
     }
 
     /// What [`take`](Self::take) would take, with a copy of each shard made by `copy`.
-    pub fn look(&self, copy: impl Fn(&C) -> C) -> Taken<C> {
+    pub fn snapshot(&self, copy: impl Fn(&C) -> C) -> Taken<C> {
         self.collect(|contents| copy(contents))
     }
 
@@ -143,7 +143,7 @@ impl<C: Contents> Taken<C> {
     /// Whether the process forked meanwhile and this is the child: then the contents are the
     /// parent's to send.
     #[inline]
-    pub fn is_the_parents(&self) -> bool {
+    pub fn belongs_to_parent(&self) -> bool {
         self.generation != fork::generation()
     }
 }

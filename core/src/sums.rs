@@ -9,7 +9,7 @@ use indexmap::{Equivalent, IndexMap};
 
 /// How many names are looked for by identity before the hash is asked. arroyo passes interned
 /// literals, at most 7 timers and 6 counters in every release to 2.48.0.
-const SCANNED: usize = 8;
+const COMPARED_BY_ADDRESS: usize = 8;
 
 /// A kind of total: `f64` for timers, `i128` for counters.
 pub trait Total: Copy + Default + Add<Output = Self> {
@@ -101,16 +101,16 @@ impl<N, V> Default for Sums<N, V> {
 
 impl<N, V: Total> Sums<N, V> {
     /// Adds to the total of the object at `address` and tells whether that object is among the first
-    /// ones. If not, [`add_to`](Self::add_to) finds it by its text.
+    /// ones. If not, [`add_by_text`](Self::add_by_text) finds it by its text.
     ///
     /// # Errors
     ///
     /// [`OutOfRange`], and then the total is as before.
     #[inline]
-    pub fn add_known(&mut self, address: usize, delta: V) -> Result<bool, OutOfRange> {
+    pub fn add_by_address(&mut self, address: usize, delta: V) -> Result<bool, OutOfRange> {
         self.by_name
             .iter_mut()
-            .take(SCANNED)
+            .take(COMPARED_BY_ADDRESS)
             .find(|(key, _)| key.address == address)
             .map_or(Ok(false), |(_, sum)| sum.add(delta).map(|()| true))
     }
@@ -121,7 +121,12 @@ impl<N, V: Total> Sums<N, V> {
     /// # Errors
     ///
     /// [`OutOfRange`], and then the total is as before.
-    pub fn add_to(&mut self, text: &[u8], address: usize, delta: V) -> Result<bool, OutOfRange> {
+    pub fn add_by_text(
+        &mut self,
+        text: &[u8],
+        address: usize,
+        delta: V,
+    ) -> Result<bool, OutOfRange> {
         match self.by_name.get_mut(&Query { address, text }) {
             Some(sum) => sum.add(delta).map(|()| true),
             None => Ok(false),
@@ -141,7 +146,7 @@ impl<N, V: Total> Sums<N, V> {
         name: impl FnOnce() -> N,
         delta: V,
     ) -> Result<(), OutOfRange> {
-        if self.add_to(text, address, delta)? {
+        if self.add_by_text(text, address, delta)? {
             return Ok(());
         }
         let total = sum(V::default(), delta)?;
@@ -153,20 +158,20 @@ impl<N, V: Total> Sums<N, V> {
     /// Adds the totals of `newer` to these, which were touched first, and returns the names that
     /// both had: they are the caller's to drop, outside the lock.
     pub fn merge(&mut self, newer: Self) -> Vec<N> {
-        let mut twice = Vec::new();
+        let mut duplicates = Vec::new();
         for (key, sum) in newer.by_name {
             match self.by_name.entry(key) {
                 Entry::Occupied(mut older) => {
                     let total = &mut older.get_mut().total;
                     *total = *total + sum.total;
-                    twice.push(sum.name);
+                    duplicates.push(sum.name);
                 }
                 Entry::Vacant(place) => {
                     place.insert(sum);
                 }
             }
         }
-        twice
+        duplicates
     }
 
     /// The same totals, with names that `name` makes of these.

@@ -22,15 +22,15 @@ use arroyo_metrics_buffer_core::totals;
 
 type Totals = totals::Totals<&'static str>;
 
-/// For a child, its own children included.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a child may take, its own children included.
+const CHILD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Forks, and fails if `body` panics, crashes or hangs in the child.
 ///
 /// `body` may use what is on the heap or on the stack of this thread. The stacks of the others, which
 /// the child lacks, glibc frees there to make room for those of new threads.
-fn in_a_child(patience: Duration, body: impl FnOnce()) {
-    succeeds(start_child(body), patience);
+fn in_a_child(timeout: Duration, body: impl FnOnce()) {
+    succeeds(start_child(body), timeout);
 }
 
 /// The number of the child, which ends with `body`.
@@ -54,8 +54,8 @@ fn start_child(body: impl FnOnce()) -> libc::pid_t {
     }
 }
 
-fn succeeds(child: libc::pid_t, patience: Duration) {
-    assert_eq!(wait(child, patience), Some(0), "status of the child, if it ended");
+fn succeeds(child: libc::pid_t, timeout: Duration) {
+    assert_eq!(wait(child, timeout), Some(0), "status of the child, if it ended");
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {
@@ -64,8 +64,8 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// The child's status, or `None` if it had to be killed.
-fn wait(child: libc::pid_t, patience: Duration) -> Option<i32> {
-    let deadline = Instant::now() + patience;
+fn wait(child: libc::pid_t, timeout: Duration) -> Option<i32> {
+    let deadline = Instant::now() + timeout;
     let mut status = 0;
     let mut hangs = false;
     // SAFETY: `status` is there to be written to, and nobody else waits for this child.
@@ -81,14 +81,14 @@ fn wait(child: libc::pid_t, patience: Duration) -> Option<i32> {
 }
 
 /// A fork that never returns fails the test instead of hanging it.
-fn in_time(patience: Duration, body: impl FnOnce() + Send + 'static) {
+fn in_time(timeout: Duration, body: impl FnOnce() + Send + 'static) {
     fork::install_handlers().expect("there is memory for the handlers");
     let (done, outcome) = mpsc::channel();
     let thread = thread::spawn(move || {
         body();
         done.send(()).expect("it is waited for");
     });
-    if let Err(RecvTimeoutError::Timeout) = outcome.recv_timeout(patience) {
+    if let Err(RecvTimeoutError::Timeout) = outcome.recv_timeout(timeout) {
         panic!("it hangs");
     }
     thread.join().unwrap_or_else(|error| panic::resume_unwind(error));
@@ -133,7 +133,7 @@ fn in_two_threads(body: &(dyn Fn() + Sync)) {
 /// What a child may expect of every buffer that its parent had.
 fn starts_empty_and_works(buffers: &[Pending<Totals>]) {
     for buffer in buffers {
-        let pending = || count(&buffer.look(|totals| totals.copy(|name| name)).contents);
+        let pending = || count(&buffer.snapshot(|totals| totals.copy(|name| name)).contents);
         assert_eq!(pending(), 0);
         in_two_threads(&|| {
             add(buffer, "child");
@@ -148,7 +148,7 @@ fn starts_empty_and_works(buffers: &[Pending<Totals>]) {
 #[test]
 fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing() {
     const FORKS: u32 = 200;
-    in_time(3 * PATIENCE, || {
+    in_time(3 * CHILD_TIMEOUT, || {
         let buffers = Arc::new([1, 2, 8].map(|shards| Pending::sharded(shards, 1.0, 0.0)));
         let stop = AtomicBool::new(false);
         let until_stopped = |step: &dyn Fn() -> i128| {
@@ -166,18 +166,18 @@ fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing
             let generation = fork::generation();
             for _ in 0..FORKS {
                 let taken = buffers[0].take();
-                in_a_child(PATIENCE, || {
+                in_a_child(CHILD_TIMEOUT, || {
                     assert_eq!(fork::generation(), generation + 1);
-                    assert!(taken.is_the_parents());
+                    assert!(taken.belongs_to_parent());
                     starts_empty_and_works(&*buffers);
-                    in_a_child(PATIENCE / 2, || {
+                    in_a_child(CHILD_TIMEOUT / 2, || {
                         assert_eq!(fork::generation(), generation + 2);
                         starts_empty_and_works(&*buffers);
                     });
                     assert_eq!(count(&buffers[0].take().contents), 2);
                 });
                 assert_eq!(fork::generation(), generation);
-                assert!(!taken.is_the_parents());
+                assert!(!taken.belongs_to_parent());
                 buffers[0].put_back(taken.contents);
             }
         };
@@ -210,7 +210,7 @@ fn no_child_waits_for_a_thread_that_it_lacks() {
     const ADDERS: u32 = 8; // beside each of them
     const ADDS: u32 = 300;
     let forks = env::var("FORKS").map_or(10_000, |forks| forks.parse().expect("a number"));
-    in_time(PATIENCE + Duration::from_millis(20) * forks, move || {
+    in_time(CHILD_TIMEOUT + Duration::from_millis(20) * forks, move || {
         let buffers = Arc::new([(); 2].map(|()| Pending::new(1.0, 0.0)));
         let forking = |buffers: Arc<[Pending<Totals>; 2]>| {
             for _ in 0..forks / FORKERS {
@@ -220,7 +220,7 @@ fn no_child_waits_for_a_thread_that_it_lacks() {
                     }
                     start_child(|| starts_empty_and_works(&*buffers))
                 });
-                succeeds(child, PATIENCE);
+                succeeds(child, CHILD_TIMEOUT);
             }
         };
         thread::scope(|scope| {
@@ -252,18 +252,18 @@ impl Drop for OwnersName {
 
 #[test]
 fn a_child_frees_no_name_of_its_parent() {
-    in_time(3 * PATIENCE, || {
+    in_time(3 * CHILD_TIMEOUT, || {
         let pending = Pending::<totals::Totals<_>>::new(1.0, 0.0);
         pending.lock().timers.add(b"timer", 0, OwnersName::new, 1.0).expect("timers have no range");
         pending.lock().counters.add(b"counter", 0, OwnersName::new, 1).expect("in range");
-        in_a_child(PATIENCE, || assert!(pending.lock().entries() == 0));
+        in_a_child(CHILD_TIMEOUT, || assert!(pending.lock().entries() == 0));
         assert_eq!(pending.lock().entries(), 2);
     });
 }
 
 #[test]
 fn a_buffer_that_is_dropped_during_a_fork_is_freed_by_its_owner() {
-    in_time(3 * PATIENCE, || {
+    in_time(3 * CHILD_TIMEOUT, || {
         // A fork is long enough with them for others to drop buffers during it.
         let _many = [(); 1000].map(|()| Pending::<Totals>::new(1.0, 0.0));
         let forking = AtomicBool::new(true);
@@ -276,7 +276,8 @@ fn a_buffer_that_is_dropped_during_a_fork_is_freed_by_its_owner() {
         };
         thread::scope(|scope| {
             let owners = [(); 4].map(|()| scope.spawn(make_and_drop));
-            let forks = scope.spawn(|| (0..150).for_each(|_| in_a_child(PATIENCE, || ()))).join();
+            let forks =
+                scope.spawn(|| (0..150).for_each(|_| in_a_child(CHILD_TIMEOUT, || ()))).join();
             forking.store(false, Ordering::Relaxed);
             owners
                 .into_iter()
@@ -294,16 +295,16 @@ impl AtFork for Inherited {}
 
 #[test]
 fn a_child_inherits_what_does_not_empty_itself() {
-    in_time(3 * PATIENCE, || {
+    in_time(3 * CHILD_TIMEOUT, || {
         let shared = Shared::new(Inherited(7));
-        in_a_child(PATIENCE, || assert_eq!(shared.lock().0, 7));
+        in_a_child(CHILD_TIMEOUT, || assert_eq!(shared.lock().0, 7));
         assert_eq!(shared.lock().0, 7);
     });
 }
 
 #[test]
 fn a_buffer_that_is_dropped_is_not_kept_for_forks_to_come() {
-    in_time(3 * PATIENCE, || {
+    in_time(3 * CHILD_TIMEOUT, || {
         let name = Arc::new(());
         let pending = Pending::<totals::Totals<_>>::new(1.0, 0.0);
         let added = pending.lock().counters.add(b"name", 0, || name.clone(), 1);

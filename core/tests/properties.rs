@@ -143,7 +143,7 @@ impl Buffer {
         sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
     ) -> Result<(), OutOfRange> {
         let address = Arc::as_ptr(name).addr();
-        let known = sums(&mut self.pending.lock()).add_known(address, delta)?;
+        let known = sums(&mut self.pending.lock()).add_by_address(address, delta)?;
         if known {
             return Ok(());
         }

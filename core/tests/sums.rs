@@ -27,8 +27,8 @@ fn totals(counters: &Counters) -> Vec<(&'static str, i128)> {
 #[test]
 fn an_object_that_was_added_is_known_by_its_address() {
     let mut counters = counters(&[("first", 1), ("second", 2)]);
-    assert_eq!(counters.add_known("second".as_ptr().addr(), 3), Ok(true));
-    assert_eq!(counters.add_known("third".as_ptr().addr(), 4), Ok(false));
+    assert_eq!(counters.add_by_address("second".as_ptr().addr(), 3), Ok(true));
+    assert_eq!(counters.add_by_address("third".as_ptr().addr(), 4), Ok(false));
     assert_eq!(totals(&counters), [("first", 1), ("second", 5)]);
 }
 
@@ -51,7 +51,7 @@ fn a_first_delta_out_of_range_makes_no_name() {
 #[test]
 fn an_increment_out_of_range_is_refused_however_the_name_is_found() {
     let mut counters = counters(&[("name", MAX)]);
-    assert_eq!(counters.add_known("name".as_ptr().addr(), 1), Err(OutOfRange));
+    assert_eq!(counters.add_by_address("name".as_ptr().addr(), 1), Err(OutOfRange));
     assert_eq!(add(&mut counters, "name", 1), Err(OutOfRange));
     assert_eq!(totals(&counters), [("name", MAX)]);
 }

@@ -15,7 +15,7 @@ use arroyo_metrics_buffer_core::totals;
 
 type Totals = totals::Totals<&'static str>;
 
-/// More than are looked for by identity, so that some go by their text.
+/// More than are copied for by identity, so that some go by their text.
 const TIMERS: [&str; 10] = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t9"];
 const COUNTERS: [&str; 10] = ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8", "c9"];
 
@@ -64,7 +64,7 @@ fn add_to<V: Total>(
     sums: impl Fn(&mut Totals) -> &mut Sums<&'static str, V>,
 ) {
     let address = name.as_ptr().addr();
-    let known = sums(&mut pending.lock()).add_known(address, delta).expect("in range");
+    let known = sums(&mut pending.lock()).add_by_address(address, delta).expect("in range");
     if !known {
         let text = name.as_bytes();
         sums(&mut pending.lock()).add(text, address, || name, delta).expect("in range");
@@ -186,7 +186,7 @@ fn threads_that_add_to_shards_of_their_own_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn a_name_that_several_shards_have_is_one_to_who_takes_or_looks() {
+fn a_name_that_several_shards_have_is_one_to_who_takes_or_copies() {
     in_time(|| {
         let pending = Pending::<Totals>::sharded(4, 1.0, 0.0);
         for _ in 0..4 {
@@ -194,8 +194,8 @@ fn a_name_that_several_shards_have_is_one_to_who_takes_or_looks() {
                 scope.spawn(|| add_to(&pending, "name", 1, |totals| &mut totals.counters));
             });
         }
-        let looked = pending.look(|totals| totals.copy(|name| name));
-        assert_eq!(entries(&looked.contents), [("name", 4)]);
+        let copied = pending.snapshot(|totals| totals.copy(|name| name));
+        assert_eq!(entries(&copied.contents), [("name", 4)]);
         assert_eq!(entries(&pending.take().contents), [("name", 4)]);
         assert_eq!(entries(&pending.take().contents), []);
     });

@@ -33,7 +33,7 @@ trait Method {
     type Value: Total;
 
     /// PyO3's, which the fast path stands in front of.
-    fn general() -> &'static OnceLock<Function>;
+    fn pyo3_method() -> &'static OnceLock<Function>;
 
     /// A plain number.
     fn value(number: &Bound<'_, PyAny>) -> Option<Self::Value>;
@@ -47,9 +47,9 @@ impl Method for IncrTiming {
     const NAME: &str = "incr_timing";
     type Value = f64;
 
-    fn general() -> &'static OnceLock<Function> {
-        static GENERAL: OnceLock<Function> = OnceLock::new();
-        &GENERAL
+    fn pyo3_method() -> &'static OnceLock<Function> {
+        static METHOD: OnceLock<Function> = OnceLock::new();
+        &METHOD
     }
 
     #[inline]
@@ -69,9 +69,9 @@ impl Method for IncrCounter {
     const NAME: &str = "incr_counter";
     type Value = i128;
 
-    fn general() -> &'static OnceLock<Function> {
-        static GENERAL: OnceLock<Function> = OnceLock::new();
-        &GENERAL
+    fn pyo3_method() -> &'static OnceLock<Function> {
+        static METHOD: OnceLock<Function> = OnceLock::new();
+        &METHOD
     }
 
     #[inline]
@@ -97,7 +97,7 @@ fn usual_call<M: Method>(
     let buffer = buffer.get().buffer().ok()?;
     let now = buffer.native_now()?;
     let value = M::value(number)?;
-    let known = M::sums(&mut buffer.lock()).add_known(name.as_ptr().addr(), value).ok()?;
+    let known = M::sums(&mut buffer.lock()).add_by_address(name.as_ptr().addr(), value).ok()?;
     let added = known || add_by_text::<M>(buffer, name, value)?;
     added.then(|| buffer.is_due_at(now))
 }
@@ -110,7 +110,7 @@ fn add_by_text<M: Method>(
     value: M::Value,
 ) -> Option<bool> {
     let text = name.to_str().ok()?.as_bytes();
-    M::sums(&mut buffer.lock()).add_to(text, name.as_ptr().addr(), value).ok()
+    M::sums(&mut buffer.lock()).add_by_text(text, name.as_ptr().addr(), value).ok()
 }
 
 unsafe extern "C" fn call<M: Method>(
@@ -133,9 +133,9 @@ unsafe extern "C" fn call<M: Method>(
             None => {}
         }
     }
-    match M::general().get() {
+    match M::pyo3_method().get() {
         // SAFETY: it gets what this function got.
-        Some(general) => unsafe { general(slf, args, nargs, kwnames) },
+        Some(method) => unsafe { method(slf, args, nargs, kwnames) },
         None => ptr::null_mut(), // can't be: it was set before this became the method
     }
 }
@@ -167,8 +167,8 @@ fn put_in_front<M: Method>(class: &Bound<'_, PyType>) -> PyResult<()> {
         if definition.ml_flags != ffi::METH_FASTCALL | ffi::METH_KEYWORDS {
             return Ok(());
         }
-        let general = definition.ml_meth.PyCFunctionFastWithKeywords;
-        if M::general().set(general).is_ok() {
+        let pyo3_method = definition.ml_meth.PyCFunctionFastWithKeywords;
+        if M::pyo3_method().set(pyo3_method).is_ok() {
             definition.ml_meth.PyCFunctionFastWithKeywords = call::<M>;
             let definition = Box::leak(Box::new(definition));
             let method = ffi::PyDescr_NewMethod(class.as_type_ptr(), definition);

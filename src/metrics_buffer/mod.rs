@@ -54,7 +54,7 @@ const FLUSH_INTERVAL: f64 = 1.0;
 pub struct MetricsBuffer {
     /// True. CPython 3.11 allocates an instance's `__dict__` before pyo3 writes the fields, and that
     /// may set off the garbage collector, which then visits an object whose fields are all zero.
-    is_made: bool,
+    is_constructed: bool,
     // A field and not an entry of the instance's `__dict__`: while that has none, Python looks
     // methods up faster.
     metrics: Shared<Backend>,
@@ -75,7 +75,7 @@ impl MetricsBuffer {
         text_signature = "(metrics=None, *, flush_interval=None, clock=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { is_made: true, metrics: Shared::new(Backend(None)), buffer: OnceLock::new() }
+        Self { is_constructed: true, metrics: Shared::new(Backend(None)), buffer: OnceLock::new() }
     }
 
     #[pyo3(signature = (metrics=None, *, flush_interval=None, clock=None))]
@@ -184,7 +184,7 @@ impl MetricsBuffer {
     /// Returns:
     ///     The timers and the counters, each a dict by name in the order of first touch.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
-        let taken = self.buffer()?.look(|totals| totals.copy(|name| name.clone_ref(py)));
+        let taken = self.buffer()?.snapshot(|totals| totals.copy(|name| name.clone_ref(py)));
         let totals = &taken.contents;
         Ok((totals.timers.iter().into_py_dict(py)?, totals.counters.iter().into_py_dict(py)?))
     }
@@ -221,7 +221,7 @@ impl MetricsBuffer {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if !self.is_made {
+        if !self.is_constructed {
             return Ok(());
         }
         self.buffer.get().map_or(Ok(()), |buffer| buffer.traverse(&visit))?;
