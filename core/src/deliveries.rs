@@ -2,9 +2,6 @@
 
 use std::mem;
 
-use foldhash::fast::FixedState;
-use indexmap::IndexMap;
-
 use crate::fork::AtFork;
 use crate::pending::Contents;
 
@@ -13,7 +10,7 @@ use crate::pending::Contents;
 pub const MAX_LATENCIES: usize = 1_000_000;
 
 /// What became of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// The broker has it.
     Success,
@@ -24,8 +21,9 @@ pub enum Status {
 /// Deliveries counted by status, and how long each took.
 #[derive(Debug, Default)]
 pub struct Deliveries {
-    /// In the order of first touch. Wider than what is added at a time, so no sum overflows.
-    counts: IndexMap<Status, u128, FixedState>,
+    /// In the order of first touch, with a place for each status; those that are taken come first.
+    /// Wider than what is added at a time, so no sum overflows.
+    counts: [Option<(Status, u128)>; 2],
     /// Seconds, in the order of the deliveries.
     latencies: Vec<f64>,
     dropped: u64,
@@ -49,7 +47,11 @@ impl Deliveries {
     /// Counts many deliveries of one status.
     #[inline]
     pub fn add(&mut self, status: Status, count: u128) {
-        *self.counts.entry(status).or_default() += count;
+        let same_or_free =
+            |place: &&mut Option<(Status, u128)>| place.is_none_or(|(other, _)| other == status);
+        if let Some(place) = self.counts.iter_mut().find(same_or_free) {
+            place.get_or_insert((status, 0)).1 += count;
+        }
     }
 
     /// Adds samples, as far as there is room for them.
@@ -67,7 +69,7 @@ impl Deliveries {
 
     /// Deliveries by status.
     pub fn counts(&self) -> impl Iterator<Item = (Status, u128)> {
-        self.counts.iter().map(|(status, count)| (*status, *count))
+        self.counts.iter().flatten().copied()
     }
 
     /// Seconds that deliveries took.
@@ -80,19 +82,20 @@ impl Contents for Deliveries {
     type Leftover = ();
 
     fn entries(&self) -> usize {
-        self.counts.len() + self.latencies.len()
+        self.counts().count() + self.latencies.len()
     }
 
     /// Counts are sent first, then latencies.
     fn forget_first(&mut self, count: usize) {
-        let counts = count.min(self.counts.len());
-        self.counts.drain(..counts);
+        let counts = count.min(self.counts().count());
+        self.counts.iter_mut().take(counts).for_each(|place| *place = None);
+        self.counts.rotate_left(counts);
         let latencies = (count - counts).min(self.latencies.len());
         self.latencies.drain(..latencies);
     }
 
     fn merge(&mut self, newer: Self) {
-        for (status, count) in newer.counts {
+        for (status, count) in newer.counts() {
             self.add(status, count);
         }
         self.add_latencies(newer.latencies);
