@@ -23,10 +23,31 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
     // Levels aren't cached, so that a later `setLevel` is seen.
     let logger = Logger::new(py, Caching::Loggers)?;
     // Imported now: a flush while the interpreter shuts down could not.
-    python_logger(py)?;
+    let python_logger = python_logger(py)?;
     // An error says that a logger is installed already: ours, each extension module has its own.
-    let _ = logger.install();
+    if logger.install().is_ok() {
+        python_logger.call_method1("addFilter", (wrap_pyfunction!(name_caller, py)?,))?;
+    }
     Ok(())
+}
+
+/// A filter that gives a record of pyo3-log's the file, line and function of the Python code that called
+/// the buffer, as Python's own records have them. pyo3-log gives the place in this file, and no function.
+#[pyfunction]
+fn name_caller(record: &Bound<'_, PyAny>) -> PyResult<bool> {
+    if record.getattr("funcName")?.is_none() {
+        let py = record.py();
+        let logger = python_logger(py)?;
+        let caller = logger.call_method0("findCaller")?;
+        let (name, level, message) =
+            (record.getattr("name")?, record.getattr("levelno")?, record.getattr("msg")?);
+        let (path, line, function) =
+            (caller.get_item(0)?, caller.get_item(1)?, caller.get_item(2)?);
+        let arguments = (name, level, path, line, message, (), py.None(), function);
+        let named = logger.call_method1("makeRecord", arguments)?;
+        record.getattr("__dict__")?.call_method1("update", (named.getattr("__dict__")?,))?;
+    }
+    Ok(true)
 }
 
 /// Whether anyone may want to read about every flush.

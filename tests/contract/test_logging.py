@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import re
@@ -64,6 +65,45 @@ def test_a_put_back_leaves_a_warning_and_raises(caplog: pytest.LogCaptureFixture
         "flush ended by support.backends.Outage: the metrics backend is down;"
         " 1 of 3 entries sent, 2 kept for the next flush"
     )
+
+
+def flush(buffer: MetricsBuffer) -> None:
+    buffer.flush()
+
+
+@pytest.mark.parametrize("on_backend_error", ["raise", "log"])
+def test_each_record_names_the_python_code_that_called_the_buffer(
+    caplog: pytest.LogCaptureFixture, on_backend_error: Any
+) -> None:
+    arroyo_metrics_buffer.install(on_backend_error=on_backend_error)
+    caplog.set_level(logging.DEBUG, LOGGER.name)
+    caplog.clear()
+    backend = Flaky()
+    backend.refused = {"x"}
+    buffer = MetricsBuffer(backend, flush_interval=math.inf)
+    buffer.incr_counter("x", 1)
+    with contextlib.suppress(Outage):
+        flush(buffer)
+    backend.refused = set()
+    flush(buffer)
+    place = (
+        __file__,
+        flush.__code__.co_firstlineno + 1,
+        "flush",
+        "test_logging",
+        "test_logging.py",
+    )
+    assert [
+        (
+            record.levelno,
+            record.pathname,
+            record.lineno,
+            record.funcName,
+            record.module,
+            record.filename,
+        )
+        for record in caplog.records
+    ] == [(logging.WARNING, *place), (logging.DEBUG, *place)]
 
 
 def test_each_patch_leaves_an_info_record(caplog: pytest.LogCaptureFixture) -> None:
