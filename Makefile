@@ -171,6 +171,7 @@ lint: install
 	@$(BIN)/mypy --no-error-summary
 	@$(call quietly,$(BIN)/basedpyright)
 	@$(BIN)/python scripts/mutants.py --check
+	@$(BIN)/python scripts/stubs.py --check
 	@$(BIN)/python -m mypy.stubtest --concise arroyo_metrics_buffer._core
 
 # Needs Go. zizmor asks nobody: what it could ask, dependabot does.
