@@ -11,7 +11,7 @@ use pyo3::types::{IntoPyDict, PyDict, PyFloat, PyInt, PyList, PyString};
 
 use crate::arguments;
 use crate::buffer::Buffer;
-use crate::names::{self, NAME_VALUE_TAGS};
+use crate::names::{self, call_with_name_value_tags};
 use crate::stats;
 
 /// What the delivery callbacks of arroyo's `ConfluentProducer` feed.
@@ -127,7 +127,7 @@ impl DeliveryBuffer {
                     if let Some(name) = producer_name {
                         tags.set_item(&key, name)?;
                     }
-                    NAME_VALUE_TAGS.call(call, [&metric, &PyInt::new(py, count), &tags])
+                    call_with_name_value_tags(call, [&metric, &PyInt::new(py, count), &tags])
                 },
             )?;
             let (none, metric) = (names::NO_PRODUCER_NAME.get(py), names::CALLBACK_LATENCY.get(py));
@@ -135,7 +135,7 @@ impl DeliveryBuffer {
             sending.each(deliveries.latencies(), metrics, &names::TIMING, |call, seconds| {
                 let tags = PyDict::new(py);
                 tags.set_item(&key, producer_name)?;
-                NAME_VALUE_TAGS.call(call, [&metric, &PyFloat::new(py, *seconds), &tags])
+                call_with_name_value_tags(call, [&metric, &PyFloat::new(py, *seconds), &tags])
             })
         })
     }

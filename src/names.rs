@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple};
 
 macro_rules! names {
@@ -36,7 +37,7 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
     for name in ALL {
         name.string.get_or_init(|| PyString::intern(py, name.text).unbind());
     }
-    NAME_VALUE_TAGS.install(py)
+    name_value_tags(py).map(drop)
 }
 
 /// An interned string.
@@ -56,52 +57,33 @@ impl Interned {
     }
 }
 
-/// As arroyo's producer names the arguments of its calls of a backend.
-pub static NAME_VALUE_TAGS: Keywords<3> = Keywords::new(["name", "value", "tags"]);
-
-/// The names of a call's keyword arguments, made once for all calls.
+/// Calls a backend's method as arroyo's producer does: with the keyword arguments `name`, `value` and
+/// `tags`.
 ///
-/// PyO3 takes keyword arguments from a dict, and makes these names from it anew at every call, which
-/// costs more than a backend's method does.
-pub struct Keywords<const N: usize> {
-    names: [&'static str; N],
-    tuple: OnceLock<Py<PyTuple>>,
+/// PyO3 takes keyword arguments from a dict, and makes their names from it anew at every call, which
+/// costs more than a backend's method does. Here they are made once.
+pub fn call_with_name_value_tags(
+    method: &Bound<'_, PyAny>,
+    values: [&Bound<'_, PyAny>; 3],
+) -> PyResult<()> {
+    let py = method.py();
+    let names = name_value_tags(py)?;
+    let values = values.map(Bound::as_ptr);
+    // SAFETY: the interpreter is attached, as `method` shows; `values` are three borrowed references
+    // that outlive the call, none of them positional, and `names` is a tuple of three strings. The
+    // result is a new reference, or null with an exception set.
+    let result = unsafe {
+        let result = ffi::PyObject_Vectorcall(method.as_ptr(), values.as_ptr(), 0, names.as_ptr());
+        Bound::from_owned_ptr_or_err(py, result)
+    };
+    result.map(drop)
 }
-impl<const N: usize> Keywords<N> {
-    const fn new(names: [&'static str; N]) -> Self {
-        Self { names, tuple: OnceLock::new() }
-    }
 
-    fn install(&self, py: Python<'_>) -> PyResult<()> {
-        let tuple = self.tuple(py)?.unbind();
-        self.tuple.get_or_init(|| tuple);
-        Ok(())
-    }
-
-    fn tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        match self.tuple.get() {
-            Some(tuple) => Ok(tuple.bind(py).clone()),
-            None => PyTuple::new(py, self.names.map(|name| PyString::intern(py, name))),
-        }
-    }
-
-    /// Calls `callable` with these keyword arguments, and none that are positional.
-    pub fn call(
-        &self,
-        callable: &Bound<'_, PyAny>,
-        values: [&Bound<'_, PyAny>; N],
-    ) -> PyResult<()> {
-        let py = callable.py();
-        let names = self.tuple(py)?;
-        let values = values.map(Bound::as_ptr);
-        // SAFETY: the interpreter is attached, as `callable` shows; `values` are N borrowed references that
-        // outlive the call, none of them positional, and `names` is a tuple of N strings. The result
-        // is a new reference, or null with an exception set.
-        let result = unsafe {
-            let result =
-                ffi::PyObject_Vectorcall(callable.as_ptr(), values.as_ptr(), 0, names.as_ptr());
-            Bound::from_owned_ptr_or_err(py, result)
-        };
-        result.map(drop)
-    }
+fn name_value_tags(py: Python<'_>) -> PyResult<&Bound<'_, PyTuple>> {
+    static NAMES: PyOnceLock<Py<PyTuple>> = PyOnceLock::new();
+    let names = NAMES.get_or_try_init(py, || {
+        let names = ["name", "value", "tags"].map(|name| PyString::intern(py, name));
+        PyTuple::new(py, names).map(Bound::unbind)
+    });
+    names.map(|names| names.bind(py))
 }
