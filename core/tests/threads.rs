@@ -99,7 +99,7 @@ fn in_time(body: impl FnOnce() + Send + 'static) {
         body();
         done.send(()).expect("it is waited for");
     });
-    if let Err(RecvTimeoutError::Timeout) = outcome.recv_timeout(Duration::from_secs(20)) {
+    if let Err(RecvTimeoutError::Timeout) = outcome.recv_timeout(Duration::from_secs(120)) {
         panic!("it hangs");
     }
     thread.join().unwrap_or_else(|error| panic::resume_unwind(error));
