@@ -7,30 +7,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from support.documents import ROOT, for_each_document, links, tokens
 
-ROOT = Path(__file__).parents[2]
 STAND_INS = ROOT / "tests" / "support" / "stand_ins"  # what examples import of a reader's own
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 TIMEOUT = 60  # seconds for an example
 
-by_name = pytest.mark.parametrize(
-    "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
-)
 
-
-@cache
-def tokens(document: Path) -> list[Token]:
-    return MarkdownIt("commonmark").enable("table").parse(document.read_text(encoding="utf-8"))
-
-
-@by_name
+@for_each_document
 def test_every_example_runs_and_prints_what_it_is_said_to(document: Path, tmp_path: Path) -> None:
     """In order, and each in an interpreter of its own.
 
@@ -80,7 +66,7 @@ def assert_alike(expected: str, printed: str, where: str) -> None:
     assert alike, f"{where}: this is printed\n{printed}"
 
 
-@by_name
+@for_each_document
 def test_every_link_leads_somewhere(document: Path) -> None:
     for link in links(tokens(document)):
         name, _, anchor = link.partition("#")
@@ -89,16 +75,6 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         assert target.is_relative_to(ROOT), link
         if anchor:
             assert anchor in anchors(target), link
-
-
-def links(blocks: list[Token]) -> Iterator[str]:
-    """What links and images refer to, within the project."""
-    for token in blocks:
-        for attribute in ("href", "src"):
-            link = str(token.attrGet(attribute) or "")
-            if link and not re.match(r"[a-z]+:", link):
-                yield link
-        yield from links(token.children or [])
 
 
 @cache
