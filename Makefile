@@ -1,9 +1,7 @@
-# make demo | test | test-in-place | test-source | rehearsal | lint | format | wheel | bench | instructions | clean
-#      test-all | e2e | upstream-tests | matrix | model | sanitize | fuzz | forks | soak | mutants
-#      (long: CONTRIBUTING.md)
-#
 # Needs Rust (rustup.rs) and Python 3.11 or newer; the rest goes into a virtual environment, .venv.
 # PYTHON=python3.13 VENV=.venv313 takes another interpreter.
+
+# Above each target that is for people: "## ", its group, and a sentence. `make help` prints them.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,8 +30,14 @@ quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 	mutants lint lint-workflows deny format source wheel wheels bench instructions pythons upstream-tests \
 	clean
 
+## Every day: list the targets.
 help:
-	@sed -n '1,6s/^# \{0,1\}//p' Makefile
+	@awk -F ': ' 'NR <= 2 { print substr($$0, 3) } \
+		/^## / { group = substr($$1, 4); sentence = substr($$0, length($$1) + 3) } \
+		/^[a-z0-9-]+:/ && sentence { name = $$0; sub(/:.*/, "", name); \
+			if (!(group in targets)) groups[++count] = group; \
+			targets[group] = targets[group] sprintf("    make %-19s %s\n", name, sentence); sentence = "" } \
+		END { for (i = 1; i <= count; i++) printf "\n%s\n%s", groups[i], targets[groups[i]] }' Makefile
 
 # A virtual environment with the tools, made anew when their list changes.
 $(VENV)/tools: pyproject.toml
@@ -51,17 +55,20 @@ $(VENV)/built: $(VENV)/tools $(SOURCES)
 	@$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked)
 	@touch $@
 
+## Every day: build the extension, and install it into the virtual environment.
 install: $(VENV)/built
 
+## Every day: run a real consumer and producer, and account for every count.
 demo: install
 	@$(BIN)/python -m arroyo_metrics_buffer demo
 
-# A consumer group on a real Kafka broker and a real StatsD server. Needs Java, Maven and Go.
+## Longer: run a consumer group on a real Kafka broker; needs Java, Maven and Go.
 e2e: install
 	@$(BIN)/python e2e/end_to_end.py
 
 # Releases of arroyo to test with, beside the one that is installed. They are pure Python: one folder
 # serves every interpreter.
+## Longer: install the releases of arroyo that the suite drives.
 releases: $(RELEASES:%=target/arroyo/%)
 
 target/arroyo/%: | $(VENV)/tools
@@ -69,74 +76,81 @@ target/arroyo/%: | $(VENV)/tools
 	@$(BIN)/pip install --quiet --no-deps --target $@ sentry-arroyo==$*
 
 # The core alone first: it needs no Python, and a failure there explains one that comes later.
+## Every day: run all tests of the core, and the suite on the wheel.
 test: test-core test-wheel
 
+## Every day: run the tests and models of the core, without Python.
 test-core:
 	@cargo test --quiet --locked $(CORE)
 	@$(MAKE) --no-print-directory model PREEMPTIONS=3
 
-# The wheel is what users have: it is tested as it is, from dist/.
+## Every day: run the suite on the wheel, as users have it.
 test-wheel: wheel releases
 	@$(BIN)/python scripts/test_installed.py $(call newest,whl) $(TESTS)
 
-# On the extension that is built in place: quicker, while one works on it.
+## Every day: run the suite on the installed extension; TESTS="-k fork" for a part.
 test-in-place: install releases
 	@$(BIN)/python -m pytest --quiet --numprocesses=auto --dist=worksteal $(TESTS)
 
 # What pip builds from the source distribution: the machine's own linker links it, not zig.
+## Release: test what pip builds from the source distribution.
 test-source: source releases
 	@$(BIN)/python scripts/test_installed.py $(call newest,tar.gz) \
 		$(or $(TESTS),$(addprefix tests/,contract/test_shutdown.py contract/test_fork.py contract/test_signals.py \
 			contract/test_drop_in.py commands/test_cli.py))
 
-# Uploads the wheel and the source distribution to an index on this machine, and installs from there as users
-# do, by pip and by uv.
+## Release: upload to an index on this machine; install from it by pip and by uv.
 rehearsal: wheel
 	@$(BIN)/python scripts/rehearsal.py $(call newest,whl) $(call newest,tar.gz)
 
-# Every order in which threads can run through the core, with so many preemptions at most.
+# So many preemptions at most.
 PREEMPTIONS ?= 4
 
+## Longer: try thread interleavings of the core; PREEMPTIONS=5 for many more.
 model:
 	@RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) cargo test --quiet --locked $(CORE) \
 		--target-dir target/model --test model -- --nocapture
 
-# The core under ThreadSanitizer and AddressSanitizer, the extension under memcheck.
+## Longer: run the core under sanitizers (nightly Rust), Python under memcheck (valgrind).
 sanitize: install
 	@$(BIN)/python scripts/sanitize.py
 
 # Interpreters that the machine may not have: CPython 3.13 and free-threaded 3.14.
 export PYTHONS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/arroyo-metrics-buffer
 
+## Longer: build CPython 3.13 and free-threaded 3.14 (Debian).
 pythons:
 	@scripts/pythons $(PYTHONS)
 
-# Every release of arroyo there is: minutes for the first time, which installs them.
+## Longer: drive every release of arroyo, without this package and with it.
 matrix: install
 	@$(BIN)/python scripts/matrix.py
 
-# arroyo's own tests, with its buffers and with this package's; Kafka's need Java and Maven.
+## Longer: run arroyo's own tests on both buffers; Kafka's need Java and Maven.
 upstream-tests: install
 	@$(BIN)/python e2e/upstream_tests.py
 
+## Longer: run the suite on free-threaded CPython 3.14, built if need be (Debian).
 test-free-threaded: $(VENV)/tools
 	@scripts/pythons $(PYTHONS) cp314t
 	@$(BIN)/nox --session "tests(3.14t)"
 
-# In Debians of their own: CPython 3.14 and 3.15, and aarch64 under emulation. SYSTEMS takes some of them.
+# SYSTEMS takes some of them.
 SYSTEMS :=
 
+## Longer: run the suite in other Debians: CPython 3.14 and 3.15, emulated aarch64.
 test-elsewhere: $(VENV)/tools releases
 	@scripts/elsewhere $(PYTHONS)/debian $(SYSTEMS)
 
-# The wheel for musl, by an interpreter that is linked to musl: cp314-musl or cp313-musl. It has a folder of
-# its own, as nox would take it for one that is linked to glibc.
+# An interpreter that is linked to musl: cp314-musl or cp313-musl. It has a folder of its own, as nox would take it
+# for one that is linked to glibc.
 MUSL = cp314-musl
 
+## Longer: run the suite on the wheel for musl; MUSL=cp313-musl for CPython 3.13.
 test-musl: $(VENV)/tools
 	@scripts/musl $(PYTHONS)/musl $(MUSL) $(TESTS)
 
-# On every Python of noxfile.py's matrix, elsewhere and on musl; one that can't be had is named and skipped.
+## Longer: run the suite on every Python there is, elsewhere and on musl.
 test-all: $(VENV)/tools
 	@scripts/pythons $(PYTHONS) || echo "CPython 3.13 and free-threaded 3.14: NOT BUILT"
 	@$(BIN)/nox --session tests
@@ -145,24 +159,27 @@ test-all: $(VENV)/tools
 # So many by the core's tests, which make ten thousand in any case, and so many by Python's.
 FORKS ?= 10000
 
+## Longer: fork ten thousand times at contended locks; FORKS=100000 for more.
 forks: install
 	@FORKS=$(FORKS) cargo test --quiet --locked $(CORE) --test forks
 	@FORKS=$(FORKS) $(BIN)/python -m pytest --quiet tests/contract/test_fork.py
 
 SECONDS ?= 600
 
+## Longer: do everything at once for ten minutes; SECONDS=60 for one.
 soak: install
 	@$(BIN)/python scripts/soak.py --seconds $(SECONDS)
 
-# Breaks the code in one small way after another, and writes docs/mutants.md.
+## Longer: break the code in one small way after another; write docs/mutants.md.
 mutants: install
 	@$(BIN)/python scripts/mutants.py
 
-# The tests that Hypothesis writes, with a hundred times as many examples; an hour or more.
+## Longer: run Hypothesis's tests with a hundred times as many examples.
 fuzz: install
 	@ARROYO_METRICS_BUFFER_PROFILE=fuzz $(BIN)/python -m pytest --quiet \
 		tests/contract/test_state_machine.py tests/contract/test_hostile_objects.py
 
+## Every day: check the style, types and comments of all code.
 lint: install
 	@cargo fmt --all --check
 	@PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
@@ -174,23 +191,24 @@ lint: install
 	@$(BIN)/python scripts/stubs.py --check
 	@$(BIN)/python -m mypy.stubtest --concise arroyo_metrics_buffer._core
 
-# Needs Go. zizmor asks nobody: what it could ask, dependabot does.
-lint-workflows: $(VENV)/tools
+## Release: check the workflows with actionlint and zizmor; needs Go.
+lint-workflows: $(VENV)/tools # zizmor asks nobody: what it could ask, dependabot does
 	@go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 	@$(BIN)/zizmor --offline --quiet .github
 
-# Licences, sources and known vulnerabilities of what the extension is made of.
+## Release: check licences, sources and advisories of the crates; needs cargo-deny.
 deny:
 	@command -v cargo-deny >/dev/null || { echo "cargo-deny is needed: cargo install --locked cargo-deny"; exit 1; }
 	@cargo deny --locked check
 
+## Every day: format the code.
 format:
 	@cargo fmt --all
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/ruff check --quiet --fix
 
-# A wheel for the interpreter of the virtual environment, and a source distribution, into dist/. TARGET is
-# another of Rust's targets, INTERPRETER another Python's name, say python3.14; the machine need not have it.
+# TARGET is another of Rust's targets, INTERPRETER another Python's name, say python3.14; the machine need not have
+# it.
 TARGET =
 INTERPRETER =
 # Of another target maturin wants an interpreter's name, not its path.
@@ -207,10 +225,12 @@ target/%/libgcc_s.so.1: scripts/libgcc_s.c scripts/libgcc_s.map | $(VENV)/tools
 	@$(ZIG) cc -target $*-linux-gnu -shared -nostdlib -Wl,-soname,$(@F) \
 		-Wl,--version-script,scripts/libgcc_s.map -o $@ $<
 
+## Release: make a source distribution in dist/, and check it.
 source: $(VENV)/tools
 	@$(call quietly,$(BIN)/maturin sdist --out dist)
 	@$(BIN)/python scripts/check_wheel.py $(call newest,tar.gz)
 
+## Release: make a wheel and a source distribution in dist/, and check them.
 wheel: source $(LIBGCC_S)
 	@$(call quietly,$(if $(ZIG),CARGO_ZIGBUILD_PYTHON_PATH=$(abspath $(BIN)/python)) $(BIN)/maturin build \
 		--release --out dist $(if $(ZIG),--zig) $(TARGET:%=--target %) \
@@ -218,19 +238,21 @@ wheel: source $(LIBGCC_S)
 		$(if $(LIBGCC_S),-- -C link-arg=$(abspath $(LIBGCC_S))))
 	@$(BIN)/python scripts/check_wheel.py $(call newest,whl)
 
-# On every Python of noxfile.py's matrix.
+## Release: make a wheel for every supported Python that this machine has.
 wheels: $(VENV)/tools
 	@$(BIN)/nox --session wheel
 
+## Longer: measure, and write docs/benchmarks.md and its plots.
 bench: install wheel
 	@mkdir -p docs/benchmarks
 	@$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --manifest-path benches/empty_method/Cargo.toml)
 	@$(BIN)/python benches/run.py docs/benchmarks
 	@$(BIN)/python benches/report.py docs/benchmarks
 
-# Fails if a call takes more instructions than were recorded.
+## Every day: fail if a call takes more instructions than recorded; needs valgrind.
 instructions: install
 	@$(BIN)/python benches/instructions.py
 
+## Every day: remove the virtual environments and all that was built.
 clean:
 	@rm -rf $(VENV) .venv-* .nox target dist
