@@ -26,9 +26,9 @@ quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help install releases demo e2e test test-core test-wheel test-in-place test-source \
-	test-free-threaded test-elsewhere test-musl test-all rehearsal matrix model sanitize fuzz forks soak \
-	mutants lint lint-workflows deny format source wheel wheels bench instructions pythons upstream-tests \
-	clean
+	test-oldest-arroyo test-free-threaded test-elsewhere test-musl test-all rehearsal matrix model sanitize \
+	fuzz forks soak mutants lint lint-workflows deny format source wheel wheels bench instructions pythons \
+	upstream-tests clean
 
 ## Every day: list the targets.
 help:
@@ -115,12 +115,12 @@ model:
 sanitize: install
 	@$(BIN)/python scripts/sanitize.py
 
-# Interpreters that the machine may not have: CPython 3.13 and free-threaded 3.14.
+# Where scripts/pythons puts what it builds.
 export PYTHONS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/arroyo-metrics-buffer
 
-## Longer: build CPython 3.13 and free-threaded 3.14 (Debian).
+## Longer: build free-threaded CPython 3.14 if there is none (Debian).
 pythons:
-	@scripts/pythons $(PYTHONS)
+	@scripts/find_python 3.14t >/dev/null || scripts/pythons $(PYTHONS)
 
 ## Longer: drive every release of arroyo, without this package and with it.
 matrix: install
@@ -130,10 +130,30 @@ matrix: install
 upstream-tests: install
 	@$(BIN)/python e2e/upstream_tests.py
 
+# The Pythons that the package supports. scripts/elsewhere has 3.15: the tests need confluent-kafka, which has no
+# wheel for it yet.
+VERSIONS := 3.11 3.12 3.13 3.14 3.14t
+
+# Makes $(1) with the Python that the target ends in. Where there is none this is said; in CI it is an error.
+define with_python
+	@python=$$(scripts/find_python $*) || { echo "$@: NOT RUN, there is no python$*"; exit $(if $(CI),1,0); }; \
+		$(MAKE) --no-print-directory $(1) PYTHON=$$python VENV=.venv-$* TOOLS=build
+endef
+
+$(VERSIONS:%=test-%): test-%:
+	$(call with_python,test-wheel)
+
+$(VERSIONS:%=wheel-%): wheel-%:
+	$(call with_python,wheel)
+
 ## Longer: run the suite on free-threaded CPython 3.14, built if need be (Debian).
-test-free-threaded: $(VENV)/tools
-	@scripts/pythons $(PYTHONS) cp314t
-	@$(BIN)/nox --session "tests(3.14t)"
+test-free-threaded: pythons
+	@$(MAKE) --no-print-directory test-3.14t
+
+## Longer: run the suite with the oldest arroyo that all of it is written for.
+test-oldest-arroyo: releases
+	@sed -n '/^test = /,/^]/s/.*"\(sentry-arroyo\)>=\(.*\)".*/\1==\2/p' pyproject.toml | grep . >target/oldest
+	@PIP_CONSTRAINT=$(abspath target/oldest) $(MAKE) --no-print-directory test-wheel
 
 # SYSTEMS takes some of them.
 SYSTEMS :=
@@ -142,8 +162,8 @@ SYSTEMS :=
 test-elsewhere: $(VENV)/tools releases
 	@scripts/elsewhere $(PYTHONS)/debian $(SYSTEMS)
 
-# An interpreter that is linked to musl: cp314-musl or cp313-musl. It has a folder of its own, as nox would take it
-# for one that is linked to glibc.
+# An interpreter that is linked to musl: cp314-musl or cp313-musl. It has a folder of its own, as scripts/find_python
+# would take it for one that is linked to glibc.
 MUSL = cp314-musl
 
 ## Longer: run the suite on the wheel for musl; MUSL=cp313-musl for CPython 3.13.
@@ -151,10 +171,9 @@ test-musl: $(VENV)/tools
 	@scripts/musl $(PYTHONS)/musl $(MUSL) $(TESTS)
 
 ## Longer: run the suite on every Python there is, elsewhere and on musl.
-test-all: $(VENV)/tools
-	@scripts/pythons $(PYTHONS) || echo "CPython 3.13 and free-threaded 3.14: NOT BUILT"
-	@$(BIN)/nox --session tests
-	@$(MAKE) --no-print-directory test-elsewhere test-musl
+test-all:
+	@$(MAKE) --no-print-directory pythons || echo "free-threaded CPython 3.14: NOT BUILT"
+	@$(MAKE) --no-print-directory --keep-going $(VERSIONS:%=test-%) test-elsewhere test-musl
 
 # So many by the core's tests, which make ten thousand in any case, and so many by Python's.
 FORKS ?= 10000
@@ -239,8 +258,7 @@ wheel: source $(LIBGCC_S)
 	@$(BIN)/python scripts/check_wheel.py $(call newest,whl)
 
 ## Release: make a wheel for every supported Python that this machine has.
-wheels: $(VENV)/tools
-	@$(BIN)/nox --session wheel
+wheels: $(VERSIONS:%=wheel-%)
 
 ## Longer: measure, and write docs/benchmarks.md and its plots.
 bench: install wheel
@@ -255,4 +273,4 @@ instructions: install
 
 ## Every day: remove the virtual environments and all that was built.
 clean:
-	@rm -rf $(VENV) .venv-* .nox target dist
+	@rm -rf $(VENV) .venv-* target dist
