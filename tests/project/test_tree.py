@@ -16,7 +16,7 @@ from support.documents import ROOT, code_spans, for_each_document, tokens
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 SUFFIXES = "c|json|md|py|pyi|rs|svg|toml|yml"  # of what the project has, and is no attribute's name
-MADE_BY_MAKE = {".nox", ".venv", "dist", "target"}
+MADE_BY_MAKE = {".venv", "dist", "target"}
 # A copy of the project that tests a wheel (scripts/test_installed.py) has no git, no hidden files
 # and, in place of the package's sources, the package that is installed.
 IS_CHECKOUT = (ROOT / ".git").exists()
