@@ -158,7 +158,7 @@ test-oldest-arroyo: releases
 # SYSTEMS takes some of them.
 SYSTEMS :=
 
-## Longer: run the suite in other Debians: CPython 3.14 and 3.15, emulated aarch64.
+## Longer: run the suite in other Debians: CPython 3.13 to 3.15, emulated aarch64.
 test-elsewhere: $(VENV)/tools releases
 	@scripts/elsewhere $(PYTHONS)/debian $(SYSTEMS)
 
