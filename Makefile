@@ -204,6 +204,8 @@ lint: install
 	@PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/ruff check --quiet
+	@if command -v shellcheck >/dev/null; then shellcheck $$(grep -ls '^#!.*sh$$' .ci/* scripts/*); \
+		else echo "shellcheck: NOT RUN, it is not installed"; fi
 	@$(BIN)/mypy --no-error-summary
 	@$(call quietly,$(BIN)/basedpyright)
 	@$(BIN)/python scripts/mutants.py --check
