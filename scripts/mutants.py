@@ -110,7 +110,7 @@ MUTANTS = [
         {"*total = *total + sum.total": "*total = sum.total"},
     ),
     Mutant(
-        "a name is its object and not its text",
+        "a name that is found by its text is taken for a new one",
         "core/src/sums.rs",
         {"match self.by_text.get_mut(text) {": "match None::<&mut Sum<N, V>> {"},
     ),
