@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.releases import RELEASES, Unusable, drive
+from support.arroyo_releases import RELEASES, Unusable, drive_release
 
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
@@ -52,7 +52,7 @@ def every_version() -> list[str]:
 def try_out(version: str) -> Row:
     try:
         install(version)
-        outcomes = drive(version)
+        outcomes = drive_release(version)
     except Unusable as error:
         reason = str(error).strip().rpartition("\n")[2]
         return Row((f"can't be used: {reason}",), is_right=True)

@@ -38,17 +38,18 @@ from arroyo_metrics_buffer import MetricsBuffer, stats
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.backends import Outage
-from support.buffers import Deliveries
-from support.children import UNIT, check_child, exit_after, fork, wait
-from support.memory import resident
+from support.buffers import DeliveryAdapter
+from support.children import UNIT, assert_empty_and_working, exit_after, fork_child, wait_for_child
+from support.memory import resident_bytes
 
-HANG = 120  # seconds in which even a busy machine gets somewhere
-TICK = 10.0  # seconds between lines about the progress
-BACKLOG = 10_000  # entries that may wait for the ledger; what waits is memory
-GROWTH = 32_000_000  # bytes that memory may grow by, however long it takes: for fragmentation
-BATCH = 20  # calls for one entry, so that the ledger is not what is tested
+HANG_SECONDS = 120  # seconds in which even a busy machine gets somewhere
+PROGRESS_SECONDS = 10.0  # seconds between lines about the progress
+LEDGER_BACKLOG = 10_000  # entries that may wait for the ledger; what waits is memory
+MEMORY_GROWTH = 32_000_000  # bytes that fragmentation may take, however long the run is
+CALLS_PER_ENTRY = 20  # calls for one entry, so that the ledger is not what is tested
 
-LITERALS = [sys.intern(f"metric{i}") for i in range(12)]  # more than are looked for by identity
+# More than a buffer looks for by identity.
+INTERNED_NAMES = [sys.intern(f"metric{i}") for i in range(12)]
 
 
 class Ledger:
@@ -67,7 +68,7 @@ class Ledger:
 
     def wait(self) -> None:
         """Let the thread that settles catch up."""
-        while len(self._entries) > BACKLOG:
+        while len(self._entries) > LEDGER_BACKLOG:
             time.sleep(0.001)
 
     def settle(self) -> None:
@@ -88,7 +89,7 @@ def start_a_ledger() -> None:
 os.register_at_fork(after_in_child=start_a_ledger)
 
 
-class Here(threading.local):
+class ThreadState(threading.local):
     """What a thread has for itself."""
 
     def __init__(self) -> None:
@@ -98,18 +99,18 @@ class Here(threading.local):
         self.children: list[int] = []
 
 
-here = Here()
+mine = ThreadState()
 
 
-def chance(one_in: int) -> bool:
-    return here.random.randrange(one_in) == 0
+def one_in(chances: int) -> bool:
+    return mine.random.randrange(chances) == 0
 
 
-class Unplugged(BaseException):
+class GraveOutage(BaseException):
     """An error of a backend that is no ``Exception``."""
 
 
-FAULTS = (Outage, Unplugged)
+ERRORS_OF_A_BACKEND = (Outage, GraveOutage)
 
 
 def counter(name: str) -> str:
@@ -123,11 +124,11 @@ def timer(name: str) -> str:
 
 def add(buffer: Buffer, name: str, amount: int, calls: int = 1) -> None:
     """Add to a counter and a timer, and enter it: errors are those of the flushes that were due."""
-    is_timed = not isinstance(buffer, Deliveries)
+    is_timed = not isinstance(buffer, DeliveryAdapter)
     for _ in range(calls):
-        with suppress(*FAULTS):
+        with suppress(*ERRORS_OF_A_BACKEND):
             buffer.incr_counter(name, amount)
-        with suppress(*FAULTS):
+        with suppress(*ERRORS_OF_A_BACKEND):
             buffer.incr_timing(name if is_timed else "time", amount * UNIT)
     ledger.enter("operations", 2 * calls)
     ledger.enter(counter(name), amount * calls)
@@ -142,7 +143,7 @@ class Metrics(MetricsBuffer):
         super().flush()
 
 
-class Producer(Deliveries):
+class Producer(DeliveryAdapter):
     """The same for a producer's."""
 
     def flush(self) -> None:
@@ -170,7 +171,7 @@ class Backend:
         ledger.enter(counter(name), -value)
 
 
-class Mortal:
+class CallsInWhenItDies:
     """Calls in when it dies. In a child it belongs to the parent."""
 
     def __init__(self, buffer: Metrics) -> None:
@@ -179,15 +180,15 @@ class Mortal:
     def __del__(self) -> None:  # noqa: D105 - the class says it
         if os.getpid() == self._pid:
             ledger.enter(counter("deaths"), 1)
-            with suppress(*FAULTS):
+            with suppress(*ERRORS_OF_A_BACKEND):
                 self._buffer.incr_counter("deaths", 1)
 
 
 class Name(str):
-    """A metric name with something mortal."""
+    """A metric name that calls in when it dies."""
 
-    __slots__ = ("soul",)
-    soul: Mortal
+    __slots__ = ("dies_with_it",)
+    dies_with_it: CallsInWhenItDies
 
 
 class Soak:
@@ -207,59 +208,59 @@ class Soak:
     # What backends do beside accepting.
 
     def refuse(self) -> None:
-        if chance(10):
+        if one_in(10):
             ledger.enter("faults injected", 1)
-            raise here.random.choice(FAULTS)
+            raise mine.random.choice(ERRORS_OF_A_BACKEND)
 
     def sleep(self) -> None:
-        if chance(10):
+        if one_in(10):
             ledger.enter("faults injected", 1)
-            time.sleep(here.random.random() / 1000)
+            time.sleep(mine.random.random() / 1000)
 
     def call_in(self) -> None:
-        if here.is_called_back or not chance(10):
+        if mine.is_called_back or not one_in(10):
             return
-        here.is_called_back = True  # else a flush in a flush might never come to an end
+        mine.is_called_back = True  # else a flush in a flush might never come to an end
         try:
             ledger.enter("faults injected", 1)
-            add(here.random.choice(self.metrics), "callback", 1)
-            here.random.choice(self.buffers).flush()
+            add(mine.random.choice(self.metrics), "callback", 1)
+            mine.random.choice(self.buffers).flush()
         finally:
-            here.is_called_back = False
+            mine.is_called_back = False
 
     def fork_inside(self) -> None:
         # Not where a caller of the flush has more to add: the child would have it pending.
-        if here.may_fork and not here.is_called_back and chance(3):
-            here.may_fork = False
+        if mine.may_fork and not mine.is_called_back and one_in(3):
+            mine.may_fork = False
             ledger.enter("faults injected", 1)
-            here.children.append(os.fork())
+            mine.children.append(os.fork())
 
     # Jobs, which threads repeat.
 
     def write(self) -> None:
-        amount = here.random.randrange(1, 10)
-        if chance(3):
-            add(here.random.choice(self.producers), here.random.choice(("count", "errors")), amount)
+        amount = mine.random.randrange(1, 10)
+        if one_in(3):
+            add(mine.random.choice(self.producers), mine.random.choice(("count", "errors")), amount)
             return
-        buffer, number = here.random.choice(self.metrics), here.random.randrange(1_000_000)
+        buffer, number = mine.random.choice(self.metrics), mine.random.randrange(1_000_000)
         match number % 8:
-            case 0:
-                add(buffer, f"again{number % 50}", amount, BATCH)  # a new object of an old name
+            case 0:  # a new object of an old name
+                add(buffer, f"again{number % 50}", amount, CALLS_PER_ENTRY)
             case 1:
-                for i in range(BATCH):
+                for i in range(CALLS_PER_ENTRY):
                     add(buffer, f"once {number + i}", amount)
             case 2:
                 name = Name("mortal")
-                name.soul = Mortal(buffer)
+                name.dies_with_it = CallsInWhenItDies(buffer)
                 add(buffer, name, amount)
             case 3:
                 self.err(buffer)
             case _:
-                add(buffer, LITERALS[number % len(LITERALS)], amount, BATCH)
+                add(buffer, INTERNED_NAMES[number % len(INTERNED_NAMES)], amount, CALLS_PER_ENTRY)
 
     def err(self, buffer: Any) -> None:
         """Call with what is refused and changes nothing."""
-        method, arguments, error = here.random.choice(
+        method, arguments, error = mine.random.choice(
             (
                 ("incr_counter", (None, 1), TypeError),
                 ("incr_counter", ("bad", "1"), TypeError),
@@ -275,67 +276,67 @@ class Soak:
             raise AssertionError(f"{method}{arguments} was accepted")
 
     def flush(self) -> None:
-        with suppress(*FAULTS):
-            here.random.choice(self.buffers).flush()
+        with suppress(*ERRORS_OF_A_BACKEND):
+            mine.random.choice(self.buffers).flush()
 
     def look(self) -> None:
-        buffer = here.random.choice(self.buffers)
+        buffer = mine.random.choice(self.buffers)
         for totals in buffer.snapshot():
             assert all(total >= 0 for total in totals.values()), totals
         repr(buffer)
         ledger.enter("operations", 2)
 
     def replace_backend(self) -> None:
-        here.random.choice(self.buffers).metrics = here.random.choice(self.backends)
+        mine.random.choice(self.buffers).metrics = mine.random.choice(self.backends)
         ledger.enter("operations", 1)
         time.sleep(0.001)  # longer than a flush, so that each backend gets some
 
     def make_and_drop(self) -> None:
-        make: type[Buffer] = here.random.choice((Metrics, Producer))
-        interval = here.random.choice((0, math.inf))
-        buffer = make(here.random.choice(self.backends), flush_interval=interval)
-        if chance(2):
+        make: type[Buffer] = mine.random.choice((Metrics, Producer))
+        interval = mine.random.choice((0, math.inf))
+        buffer = make(mine.random.choice(self.backends), flush_interval=interval)
+        if one_in(2):
             buffer.itself = buffer  # type: ignore[union-attr]
-        add(buffer, "count", 1, BATCH)
+        add(buffer, "count", 1, CALLS_PER_ENTRY)
         buffer.metrics = self.reliable
         buffer.flush()
         ledger.enter("buffers made", 1)
 
     def make_garbage(self) -> None:
         for _ in range(10):
-            mortal: Any = Mortal(here.random.choice(self.metrics))
+            mortal: Any = CallsInWhenItDies(mine.random.choice(self.metrics))
             mortal.itself = mortal
-        if chance(10):
+        if one_in(10):
             gc.collect()
 
     def fork(self) -> None:
-        if chance(2):
-            here.children.append(fork(self.child))
+        if one_in(2):
+            mine.children.append(fork_child(self.child))
         else:
-            buffer = here.random.choice(self.buffers)
+            buffer = mine.random.choice(self.buffers)
             buffer.metrics = self.backends[-1]
             add(buffer, "count", 1)
-            here.may_fork = True
-            with suppress(*FAULTS):
+            mine.may_fork = True
+            with suppress(*ERRORS_OF_A_BACKEND):
                 buffer.flush()
-            here.may_fork = False
+            mine.may_fork = False
             if os.getpid() != self.pid:  # the backend has forked, and the flush come to its end
                 exit_after(self.child)
-        while here.children:
-            wait(here.children.pop(), kill=show_and_kill)
+        while mine.children:
+            wait_for_child(mine.children.pop(), kill=show_and_kill)
             ledger.enter("forks survived", 1)
 
     def child(self) -> None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # whose alarm is now to end the process
-        check_child(*self.buffers)
-        if chance(4):
-            wait(fork(partial(check_child, *self.buffers)))
+        assert_empty_and_working(*self.buffers)
+        if one_in(4):
+            wait_for_child(fork_child(partial(assert_empty_and_working, *self.buffers)))
 
     # Signals, which the main thread handles wherever it is.
 
     def handle(self, *_: object) -> None:
         ledger.enter("signals handled", 1)
-        add(here.random.choice(self.metrics), "handled", 1)
+        add(mine.random.choice(self.metrics), "handled", 1)
         self.flush()
         if not self.over.is_set():
             self.set_timer()
@@ -347,7 +348,7 @@ class Soak:
     # The run.
 
     def repeat(self, job: Callable[[], None], seed: str) -> None:
-        here.random.seed(seed)
+        mine.random.seed(seed)
         try:
             while not self.over.is_set():
                 job()
@@ -361,27 +362,27 @@ class Soak:
 
     def run(self, seconds: float, threads: int, seed: int) -> tuple[int, int]:
         """Soak, and return how much memory was resident when all was warm, and at the end."""
-        here.random.seed(seed)
+        mine.random.seed(seed)
         jobs = [self.write] * threads + [self.flush] * 2 + [self.fork] * 2
         jobs += [self.look, self.replace_backend, self.make_and_drop, self.make_garbage]
         workers = [
             threading.Thread(target=self.repeat, args=(job, f"{seed} {number}"), daemon=True)
             for number, job in enumerate(jobs)
         ]
-        faulthandler.dump_traceback_later(HANG, exit=True)
+        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         signal.signal(signal.SIGALRM, self.handle)
         self.set_timer()
         for worker in workers:
             worker.start()
-        warm, start, tick = 0, time.monotonic(), TICK
+        warm, start, tick = 0, time.monotonic(), PROGRESS_SECONDS
         while (elapsed := time.monotonic() - start) < seconds and not self.over.is_set():
             self.write()
             ledger.settle()
-            if not warm and elapsed > min(seconds / 4, 3 * TICK):
-                warm = resident()
+            if not warm and elapsed > min(seconds / 4, 3 * PROGRESS_SECONDS):
+                warm = resident_bytes()
             if elapsed > tick:
-                tick = elapsed + TICK
-                faulthandler.dump_traceback_later(HANG, exit=True)
+                tick = elapsed + PROGRESS_SECONDS
+                faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
                 show_progress(elapsed)
         self.over.set()
         for worker in workers:
@@ -390,7 +391,7 @@ class Soak:
                 worker.join(0.01)
         self.drain()
         faulthandler.cancel_dump_traceback_later()
-        return warm, resident()
+        return warm, resident_bytes()
 
     def drain(self) -> None:
         """Deliver what is pending, and what comes of that."""
@@ -425,7 +426,7 @@ def show_progress(elapsed: float) -> None:
     sums = ledger.sums
     print(
         f"{elapsed:6.0f} s {sums['operations']:14,} operations {sums['flushes']:11,} flushes"
-        f" {sums['forks survived']:8,} forks {resident() / 1e6:6.0f} MB",
+        f" {sums['forks survived']:8,} forks {resident_bytes() / 1e6:6.0f} MB",
         flush=True,
     )
 
@@ -467,7 +468,7 @@ def main() -> int:
 
     wrong = [f"{key} is off by {amount}" for key, amount in accounts.items() if amount]
     wrong += [f"no {key}" for key in TALLIES if not ledger.sums[key]]
-    wrong += ["memory grows"] if end - warm > GROWTH else []
+    wrong += ["memory grows"] if end - warm > MEMORY_GROWTH else []
     wrong += soak.errors
     sys.stderr.writelines(f"{each}\n" for each in wrong)
     return 1 if wrong else 0

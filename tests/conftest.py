@@ -13,7 +13,7 @@ from arroyo.utils.metrics import configure_metrics, get_metrics
 import arroyo_metrics_buffer
 from support import producers
 from support.backends import ProducerBackend
-from support.threads import none_left
+from support.leftover_threads import no_threads_left
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def tiny_switch_interval() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_threads_left() -> Iterator[None]:
+def leftover_threads() -> Iterator[None]:
     """Fail a test that leaves a thread behind, which would run into the tests after it."""
-    with none_left():
+    with no_threads_left():
         yield
 
 
 @pytest.fixture(autouse=True)
-def closed_producers(no_threads_left: None) -> Iterator[None]:
+def closed_producers(leftover_threads: None) -> Iterator[None]:
     """Close the producers that a test has made."""
     yield
     producers.close_all()

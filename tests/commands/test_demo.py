@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
+from support.arroyo_releases import release_folder
 from support.programs import started
-from support.releases import folder
 
 DEMO = (sys.executable, "-W", "error", "-m", "arroyo_metrics_buffer", "demo")
 TIMEOUT = 180  # seconds; more than the demo's own guard plus its shutdown
@@ -119,7 +119,7 @@ def test_with_an_arroyo_that_is_too_old_it_says_so_in_one_line() -> None:
         [sys.executable, *DEMO[3:]],  # warnings are the old one's
         capture_output=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(folder("1.1.0"))},
+        env={**os.environ, "PYTHONPATH": str(release_folder("1.1.0"))},
         text=True,
         timeout=TIMEOUT,
     )

@@ -12,7 +12,7 @@ import pytest
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer._commands.doctor import self_check
-from support.releases import folder
+from support.arroyo_releases import release_folder
 
 BUFFER = "arroyo.processing.processor.MetricsBuffer"
 
@@ -163,7 +163,7 @@ def test_whatever_may_lose_a_metric_is_told_and_exits_with_1(first: str, told: s
 
 @pytest.mark.parametrize("version", ["1.1.0", "2.10.3", "2.25.0", "2.30.0"])
 def test_older_releases_are_found_protected_too(version: str) -> None:
-    ran = doctor(PYTHONPATH=str(folder(version)))
+    ran = doctor(PYTHONPATH=str(release_folder(version)))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "missing: this arroyo uses confluent_kafka's own" in ran.stdout
     assert ran.stdout.splitlines()[-1] == "Every buffer of this arroyo is protected."
@@ -176,13 +176,13 @@ import arroyo_metrics_buffer
 from arroyo.processing import processor
 processor.MetricsBuffer.incr_counter = lambda self, metric, delta: None
 """
-    ran = doctor(first=first, PYTHONPATH=str(folder(version)))
+    ran = doctor(first=first, PYTHONPATH=str(release_folder(version)))
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert ".incr_counter is __main__.<lambda>" in ran.stdout
 
 
 def test_a_release_that_is_older_than_the_buffers_has_nothing_to_lose() -> None:
-    ran = doctor(PYTHONPATH=str(folder("1.0.7")))
+    ran = doctor(PYTHONPATH=str(release_folder("1.0.7")))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "missing: this arroyo is older than 1.1.0 and buffers nothing" in ran.stdout
     assert "self-check: not run" in ran.stdout

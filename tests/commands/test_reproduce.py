@@ -16,8 +16,8 @@ import pytest
 from arroyo_metrics_buffer._commands.progress import Progress
 from arroyo_metrics_buffer._commands.reproduce import NotDriven, Result, reproduce, verdict
 from arroyo_metrics_buffer._commands.stress import Load
+from support.arroyo_releases import release_folder
 from support.programs import started
-from support.releases import folder
 
 REPRODUCE = (sys.executable, "-W", "error", "-m", "arroyo_metrics_buffer", "reproduce")
 TIMEOUT = 120
@@ -153,7 +153,7 @@ def test_a_run_that_dies_is_told(
 def test_what_a_release_does_not_have_is_told_and_the_rest_is_driven(
     release: str, status: int, told: str
 ) -> None:
-    ran = run(PYTHONPATH=str(folder(release)), PYTHONWARNINGS="ignore")
+    ran = run(PYTHONPATH=str(release_folder(release)), PYTHONWARNINGS="ignore")
     assert ran.returncode == status, ran.stdout + ran.stderr
     assert told in ran.stdout
     assert ("MetricsBuffer is not driven" in ran.stdout) == (status == 2)

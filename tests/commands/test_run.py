@@ -18,7 +18,8 @@ from support.programs import started
 
 CONSOLE_SCRIPT = Path(sys.executable).with_name("arroyo-metrics-buffer")
 RUN = [str(CONSOLE_SCRIPT), "run", "--"]
-FOLDER = str(Path(arroyo_metrics_buffer.__file__).parent / "_commands" / "startup")
+STARTUP_FOLDER = str(Path(arroyo_metrics_buffer.__file__).parent / "_commands" / "startup")
+SITECUSTOMIZE = f"{STARTUP_FOLDER}/sitecustomize.py"
 DEADLINE = 60  # seconds; far beyond what anything here takes
 
 ENVIRONMENT = {
@@ -27,12 +28,12 @@ ENVIRONMENT = {
     if name != "PYTHONPATH" and not name.startswith("ARROYO_METRICS_BUFFER_")
 }
 
-TELL = """
+DEFINE_TELL = """
 def tell():
     from arroyo.processing import processor
     print(processor.MetricsBuffer.__module__, flush=True)
 """
-IS_IMPORTED = "import sys; print('arroyo_metrics_buffer' in sys.modules)"
+PRINT_IS_IMPORTED = "import sys; print('arroyo_metrics_buffer' in sys.modules)"
 
 
 def ended(
@@ -62,21 +63,21 @@ def python(code: str) -> list[str]:
 
 @pytest.mark.parametrize("how", ["a console script", "a script", "-m", "-c"])
 @pytest.mark.parametrize(
-    "door", [[CONSOLE_SCRIPT], [sys.executable, "-m", "arroyo_metrics_buffer"]]
+    "entry_point", [[CONSOLE_SCRIPT], [sys.executable, "-m", "arroyo_metrics_buffer"]]
 )
 def test_a_program_is_patched_however_it_is_started(
-    tmp_path: Path, door: list[str | Path], how: str
+    tmp_path: Path, entry_point: list[str | Path], how: str
 ) -> None:
-    path = script(tmp_path / "program.py", TELL + "tell()")
+    path = script(tmp_path / "program.py", DEFINE_TELL + "tell()")
     commands: dict[str, list[str]] = {
         "a console script": [path.name],
         "a script": [sys.executable, str(path)],
         "-m": [sys.executable, "-m", "program"],
-        "-c": python(TELL + "tell()"),
+        "-c": python(DEFINE_TELL + "tell()"),
     }
     path_with_it = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     result = ended(
-        *door, "run", "--", *commands[how], cwd=tmp_path, environment={"PATH": path_with_it}
+        *entry_point, "run", "--", *commands[how], cwd=tmp_path, environment={"PATH": path_with_it}
     )
     assert (result.stdout, result.stderr) == ("arroyo_metrics_buffer\n", "")
 
@@ -95,7 +96,7 @@ def test_a_program_is_patched_however_it_is_started(
 def test_children_are_patched_too(tmp_path: Path, child: str) -> None:
     code = f"""
 import multiprocessing, os, subprocess, sys
-{TELL}
+{DEFINE_TELL}
 def python_path():
     return {{"PYTHONPATH": os.pathsep.join(sys.path)}}
 
@@ -113,13 +114,15 @@ if __name__ == "__main__":
 
 
 def test_the_package_is_imported_before_the_program_and_arroyo_is_not() -> None:
-    code = IS_IMPORTED + "; print([name for name in sys.modules if name.startswith('arroyo.')])"
+    code = (
+        PRINT_IS_IMPORTED + "; print([name for name in sys.modules if name.startswith('arroyo.')])"
+    )
     assert ended(*RUN, *python(code)).stdout == "True\n[]\n"
 
 
 def test_the_environment_still_turns_it_off() -> None:
     environment = {"ARROYO_METRICS_BUFFER_DISABLE": "1"}
-    result = ended(*RUN, *python(TELL + "tell()"), environment=environment)
+    result = ended(*RUN, *python(DEFINE_TELL + "tell()"), environment=environment)
     assert result.stdout == "arroyo.processing.processor\n"
 
 
@@ -208,15 +211,15 @@ def test_without_a_sitecustomize_there_is_none_afterwards() -> None:
 def test_the_python_path_is_kept_behind_one_folder(before: str | None, times: int) -> None:
     environment = {} if before is None else {"PYTHONPATH": before}
     result = ended(*RUN * times, "sh", "-c", 'printf %s "$PYTHONPATH"', environment=environment)
-    assert result.stdout == FOLDER + (os.pathsep + before if before else "")
+    assert result.stdout == STARTUP_FOLDER + (os.pathsep + before if before else "")
 
 
 def test_a_run_in_a_run_in_another_environment_ends_and_patches(tmp_path: Path) -> None:
     """The same folder by another name is another folder."""
     other = tmp_path / "other"
-    other.symlink_to(Path(FOLDER).parent, target_is_directory=True)
+    other.symlink_to(Path(STARTUP_FOLDER).parent, target_is_directory=True)
     environment = {"PYTHONPATH": str(other / "_commands" / "startup")}
-    result = ended(*RUN, *python(TELL + "tell()"), environment=environment)
+    result = ended(*RUN, *python(DEFINE_TELL + "tell()"), environment=environment)
     assert (result.stdout, result.stderr) == ("arroyo_metrics_buffer\n", "")
 
 
@@ -229,17 +232,17 @@ def test_the_file_executed_by_its_path_imports_the_package_and_no_more(
     code = f"""
 import importlib.util
 import sys
-spec = importlib.util.spec_from_file_location("sitecustomize", {FOLDER + "/sitecustomize.py"!r})
+spec = importlib.util.spec_from_file_location("sitecustomize", {SITECUSTOMIZE!r})
 module = importlib.util.module_from_spec(spec)
 {register}
 spec.loader.exec_module(module)
 """
-    result = ended(*before, *python(code + IS_IMPORTED))
+    result = ended(*before, *python(code + PRINT_IS_IMPORTED))
     assert (result.stdout, result.stderr) == ("True\n", "")
 
 
 def test_safe_path_changes_nothing() -> None:
-    result = ended(*RUN, *python(IS_IMPORTED), environment={"PYTHONSAFEPATH": "1"})
+    result = ended(*RUN, *python(PRINT_IS_IMPORTED), environment={"PYTHONSAFEPATH": "1"})
     assert result.stdout == "True\n"
 
 
@@ -342,14 +345,14 @@ def test_what_goes_in_comes_out_byte_by_byte() -> None:
 
 @pytest.mark.parametrize("option", ["-I", "-E", "-S"])
 def test_an_interpreter_that_ignores_the_environment_runs_unpatched(option: str) -> None:
-    code = IS_IMPORTED + "; sys.exit(3)"
+    code = PRINT_IS_IMPORTED + "; sys.exit(3)"
     result = ended(*RUN, sys.executable, option, "-c", code)
     assert (result.returncode, result.stdout, result.stderr) == (3, "False\n", "")
 
 
 def test_an_interpreter_without_the_package_says_so_and_runs_unpatched(tmp_path: Path) -> None:
     venv.create(tmp_path, symlinks=True)
-    result = ended(*RUN, tmp_path / "bin" / "python", "-c", IS_IMPORTED + "; sys.exit(3)")
+    result = ended(*RUN, tmp_path / "bin" / "python", "-c", PRINT_IS_IMPORTED + "; sys.exit(3)")
     assert (result.returncode, result.stdout) == (3, "False\n")
     missing = "arroyo_metrics_buffer"
     error = ModuleNotFoundError(f"No module named {missing!r}", name=missing)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Flaky, Outage
-from support.stress import run_together
+from support.threads import run_together
 
 
 def filled(backend: Flaky) -> MetricsBuffer:

@@ -9,7 +9,7 @@ import pytest
 
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Recorder
-from support.stress import run_together
+from support.threads import run_together
 
 pytestmark = pytest.mark.usefixtures("tiny_switch_interval")
 

@@ -26,27 +26,28 @@ import pytest
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
-from support.backends import Call, Outage, Recorder, Slow
-from support.buffers import Deliveries
-from support.children import DEADLINE, UNIT, check_child, fork, wait
-from support.stress import run_together
+from support.backends import Blocking, Call, Outage, Recorder
+from support.buffers import DeliveryAdapter
+from support.children import DEADLINE, UNIT, assert_empty_and_working, fork_child, wait_for_child
+from support.threads import run_together
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()"),
     pytest.mark.usefixtures("tiny_switch_interval"),
 ]
 
-FORKS = int(os.environ.get("FORKS", "0")) // 12  # by each of the twelve that fork again and again
-PATIENCE = 2 * DEADLINE + FORKS / 4  # seconds for a test that has such
+# By each of the twelve tests that fork again and again.
+FORKS_PER_TEST = int(os.environ.get("FORKS", "0")) // 12
+FORKING_TEST_DEADLINE = 2 * DEADLINE + FORKS_PER_TEST / 4  # seconds for such a test
 
 
 @pytest.mark.parametrize("attempt", range(8))
-@pytest.mark.parametrize("kind", [MetricsBuffer, Deliveries])
+@pytest.mark.parametrize("kind", [MetricsBuffer, DeliveryAdapter])
 def test_a_child_forked_in_the_midst_of_a_first_flush_can_flush(
-    kind: type[MetricsBuffer | Deliveries], attempt: int
+    kind: type[MetricsBuffer | DeliveryAdapter], attempt: int
 ) -> None:
     # What is made at the first use of something, and guarded meanwhile, the child finds half made.
-    # By chance, and once in the life of an interpreter: so in several.
+    # By chance, and counters_of_1 in the life of an interpreter: so in several.
     program = f"import test_fork; test_fork.flush_and_fork(test_fork.{kind.__name__})"
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
@@ -56,10 +57,10 @@ def test_a_child_forked_in_the_midst_of_a_first_flush_can_flush(
     )
 
 
-def flush_and_fork(kind: type[MetricsBuffer | Deliveries]) -> None:
+def flush_and_fork(kind: type[MetricsBuffer | DeliveryAdapter]) -> None:
     """Fork in several threads while another makes the first flush of this process."""
 
-    def filled() -> MetricsBuffer | Deliveries:
+    def filled() -> MetricsBuffer | DeliveryAdapter:
         buffer = kind(Recorder(), flush_interval=math.inf)
         buffer.incr_counter("count", 1)
         buffer.incr_timing("time", UNIT)
@@ -67,7 +68,7 @@ def flush_and_fork(kind: type[MetricsBuffer | Deliveries]) -> None:
 
     def fork_and_flush() -> None:
         start.wait()
-        wait(fork(lambda: filled().flush()))
+        wait_for_child(fork_child(lambda: filled().flush()))
 
     sys.setswitchinterval(1e-4)
     flush, start = filled().flush, threading.Barrier(7)
@@ -79,20 +80,20 @@ def flush_and_fork(kind: type[MetricsBuffer | Deliveries]) -> None:
         each.result()
 
 
-def in_a_child(test: Callable[[], None]) -> Callable[[], None]:
+def in_own_process_group(test: Callable[[], None]) -> Callable[[], None]:
     """Run a test in a process of its own, killed with all its children should it hang.
 
     A fork that hangs stops every thread of Python, a watchdog's as well.
     """
 
     def job() -> None:
-        signal.alarm(math.ceil(PATIENCE))
+        signal.alarm(math.ceil(FORKING_TEST_DEADLINE))
         os.setpgid(0, 0)
         test()
 
     @functools.wraps(test)
     def run() -> None:
-        wait(fork(job), PATIENCE, os.killpg)
+        wait_for_child(fork_child(job), FORKING_TEST_DEADLINE, os.killpg)
 
     return run
 
@@ -116,19 +117,19 @@ class Sums:
         return sums
 
 
-def rounds(count: int = 150, seconds: float = 2.5) -> Iterator[int]:
+def forks_to_make(count: int = 150, seconds: float = 2.5) -> Iterator[int]:
     """So many, or as many as there is time for where forks are slow; or what FORKS says."""
-    if FORKS:
-        return iter(range(FORKS))
+    if FORKS_PER_TEST:
+        return iter(range(FORKS_PER_TEST))
     end = time.monotonic() + seconds
     return itertools.takewhile(lambda i: i < 10 or time.monotonic() < end, range(count))
 
 
-Buffers = Sequence[MetricsBuffer | Deliveries]
+Buffers = Sequence[MetricsBuffer | DeliveryAdapter]
 
 
 def of_both_classes(flush_interval: float = math.inf) -> Buffers:
-    classes = (MetricsBuffer, MetricsBuffer, Deliveries)
+    classes = (MetricsBuffer, MetricsBuffer, DeliveryAdapter)
     return [each(Sums(), flush_interval=flush_interval) for each in classes]
 
 
@@ -145,7 +146,7 @@ def flush(buffers: Buffers) -> None:
 
 
 @contextmanager
-def load(*buffers: MetricsBuffer | Deliveries) -> Iterator[None]:
+def written_and_flushed_meanwhile(*buffers: MetricsBuffer | DeliveryAdapter) -> Iterator[None]:
     """Write to the buffers and flush them meanwhile, from several threads; then check accounts."""
     stop = threading.Event()
     made: list[int] = []
@@ -195,7 +196,7 @@ PENDING = [
 
 def test_the_child_starts_empty_and_the_parent_reports_what_was_pending_once() -> None:
     buffer = made_with_pending(Recorder())
-    wait(fork(lambda: check_child(buffer)))
+    wait_for_child(fork_child(lambda: assert_empty_and_working(buffer)))
     buffer.flush()
     buffer.flush()
     assert buffer.metrics.calls == PENDING
@@ -209,7 +210,7 @@ def test_every_buffer_of_the_process_is_empty_in_the_child() -> None:
     del buffers[::3]
     buffers.append(Subclass(Recorder(), flush_interval=math.inf))
     buffers[-1].incr_counter("a", 1)
-    wait(fork(lambda: check_child(*buffers)))
+    wait_for_child(fork_child(lambda: assert_empty_and_working(*buffers)))
     for buffer in buffers[:-1]:
         buffer.flush()
         assert buffer.metrics.calls == PENDING
@@ -221,18 +222,18 @@ def test_what_a_child_leaves_pending_is_not_the_business_of_its_own_child() -> N
 
     def child() -> None:
         buffer.incr_counter("child's", 1)
-        wait(fork(lambda: check_child(buffer)))
+        wait_for_child(fork_child(lambda: assert_empty_and_working(buffer)))
         buffer.flush()
         assert buffer.metrics.calls == [("increment", "child's", 1)]
 
-    wait(fork(child))
+    wait_for_child(fork_child(child))
     buffer.flush()
     assert buffer.metrics.calls == PENDING
 
 
 def test_a_thread_may_fork() -> None:
     buffer = made_with_pending(Recorder())
-    run_together(lambda: wait(fork(lambda: check_child(buffer))))
+    run_together(lambda: wait_for_child(fork_child(lambda: assert_empty_and_working(buffer))))
     buffer.flush()
     assert buffer.metrics.calls == PENDING
 
@@ -256,11 +257,11 @@ def test_pending_names_of_a_subclass_of_str_stay_good_in_both() -> None:
         backend.calls.clear()
         names.clear()
         gc.collect()
-        check_child(buffer)
+        assert_empty_and_working(buffer)
 
     for name in names:
         buffer.incr_counter(name, 1)
-    wait(fork(child))
+    wait_for_child(fork_child(child))
     add_and_flush()
     assert {call.value for call in backend.calls} == {2}
 
@@ -276,11 +277,11 @@ def test_pending_names_do_not_die_in_the_middle_of_a_fork() -> None:
 
     def child() -> None:
         assert deaths == []
-        check_child(buffer)
+        assert_empty_and_working(buffer)
 
     buffer = MetricsBuffer(mock.Mock(), flush_interval=math.inf)
     buffer.incr_counter(Name("count"), 1)
-    wait(fork(child))
+    wait_for_child(fork_child(child))
     assert deaths == []
     buffer.flush()
     buffer.metrics.reset_mock()
@@ -301,11 +302,11 @@ def test_a_child_flushes_when_it_is_due() -> None:
         buffer.incr_counter("child's", 1)
         assert backend.calls == [("increment", "child's", 2)]
 
-    wait(fork(child))
+    wait_for_child(fork_child(child))
     assert buffer.snapshot() == ({}, {"parent's": 1})
 
 
-@in_a_child
+@in_own_process_group
 def test_hooks_that_run_at_fork_may_call_in() -> None:
     buffer = made_with_pending(Recorder())
 
@@ -320,13 +321,13 @@ def test_hooks_that_run_at_fork_may_call_in() -> None:
     )
 
     def child() -> None:
-        assert buffer.metrics.calls == [*PENDING, *once("before", "child")]
+        assert buffer.metrics.calls == [*PENDING, *counters_of_1("before", "child")]
 
-    wait(fork(child))
-    assert buffer.metrics.calls == [*PENDING, *once("before", "parent")]
+    wait_for_child(fork_child(child))
+    assert buffer.metrics.calls == [*PENDING, *counters_of_1("before", "parent")]
 
 
-def once(*names: str) -> list[Call]:
+def counters_of_1(*names: str) -> list[Call]:
     return [Call("increment", name, 1) for name in names]
 
 
@@ -352,7 +353,7 @@ def test_a_backend_may_fork_and_the_rest_is_its_parents_to_send(
                 if self.pid == 0 and error:
                     raise error
 
-    @in_a_child
+    @in_own_process_group
     def scenario() -> None:
         backend = Forks()
         buffer = made_with_pending(backend)
@@ -366,9 +367,9 @@ def test_a_backend_may_fork_and_the_rest_is_its_parents_to_send(
         if backend.pid == 0:
             # The one entry that the backend was called with, if it went on.
             assert backend.calls == PENDING[: sent if error else sent + 1]
-            check_child(buffer)
+            assert_empty_and_working(buffer)
             return
-        wait(backend.pid)
+        wait_for_child(backend.pid)
         buffer.flush()
         assert backend.calls == PENDING
 
@@ -376,46 +377,46 @@ def test_a_backend_may_fork_and_the_rest_is_its_parents_to_send(
 
 
 def test_what_another_thread_is_sending_is_the_parents() -> None:
-    backend = Slow()
+    backend = Blocking()
     buffer = made_with_pending(backend)
     flusher = threading.Thread(target=buffer.flush, daemon=True)
     flusher.start()
     assert backend.entered.wait(DEADLINE)
     buffer.incr_counter("meanwhile", 1)
-    child = fork(lambda: check_child(buffer))
+    child = fork_child(lambda: assert_empty_and_working(buffer))
     backend.released.set()
-    wait(child)
+    wait_for_child(child)
     flusher.join(DEADLINE)
     buffer.flush()
-    assert backend.calls == [*PENDING, *once("meanwhile")]
+    assert backend.calls == [*PENDING, *counters_of_1("meanwhile")]
 
 
-@in_a_child
+@in_own_process_group
 def test_forks_under_load_keep_every_account_exact() -> None:
     buffers = of_both_classes(flush_interval=0.001)
 
     def child() -> None:
-        check_child(*buffers)
-        wait(fork(lambda: check_child(*buffers)))
+        assert_empty_and_working(*buffers)
+        wait_for_child(fork_child(lambda: assert_empty_and_working(*buffers)))
 
-    with load(*buffers):
-        for _ in rounds():
-            wait(fork(child))
+    with written_and_flushed_meanwhile(*buffers):
+        for _ in forks_to_make():
+            wait_for_child(fork_child(child))
 
 
-@in_a_child
+@in_own_process_group
 def test_several_threads_may_fork_at_once() -> None:
     buffers = of_both_classes()
 
     def fork_often() -> None:
-        for _ in rounds():
-            wait(fork(lambda: check_child(*buffers)))
+        for _ in forks_to_make():
+            wait_for_child(fork_child(lambda: assert_empty_and_working(*buffers)))
 
-    with load(*buffers):
+    with written_and_flushed_meanwhile(*buffers):
         run_together(fork_often, fork_often, fork_often)
 
 
-@in_a_child
+@in_own_process_group
 def test_buffers_may_be_made_and_dropped_during_forks() -> None:
     stop = threading.Event()
 
@@ -424,8 +425,8 @@ def test_buffers_may_be_made_and_dropped_during_forks() -> None:
             made_with_pending(Recorder())
 
     def fork_often() -> None:
-        for _ in rounds():
-            wait(fork(lambda: check_child(made(), made())))
+        for _ in forks_to_make():
+            wait_for_child(fork_child(lambda: assert_empty_and_working(made(), made())))
         stop.set()
 
     def made() -> MetricsBuffer:
@@ -434,7 +435,7 @@ def test_buffers_may_be_made_and_dropped_during_forks() -> None:
     run_together(fork_often, make_and_drop, make_and_drop)
 
 
-@in_a_child
+@in_own_process_group
 def test_a_child_may_install_while_its_parent_is_installing() -> None:
     stop = threading.Event()
 
@@ -447,8 +448,8 @@ def test_a_child_may_install_while_its_parent_is_installing() -> None:
         assert {target.state for target in arroyo_metrics_buffer.status().targets} == {"patched"}
 
     def fork_often() -> None:
-        for _ in rounds():
-            wait(fork(child))
+        for _ in forks_to_make():
+            wait_for_child(fork_child(child))
         stop.set()
 
     run_together(fork_often, install, install)
@@ -457,7 +458,7 @@ def test_a_child_may_install_while_its_parent_is_installing() -> None:
 @pytest.mark.skipif(
     sys.version_info >= (3, 13), reason="Python aborts if PyOS_BeforeFork() was not called"
 )
-@in_a_child
+@in_own_process_group
 def test_a_server_may_fork_from_c_without_a_hook_of_python_before() -> None:
     buffers = of_both_classes()
     after_fork_in_child = ctypes.pythonapi.PyOS_AfterFork_Child
@@ -469,37 +470,39 @@ def test_a_server_may_fork_from_c_without_a_hook_of_python_before() -> None:
         # run that it doesn't have. So iterators call; a pid ends this before the second call.
         return next(filter(None, map(operator.call, calls)), 0)
 
-    with load(*buffers):
-        for _ in rounds():
-            wait(fork(lambda: check_child(*buffers), fork_as_uwsgi_does))
+    with written_and_flushed_meanwhile(*buffers):
+        for _ in forks_to_make():
+            wait_for_child(
+                fork_child(lambda: assert_empty_and_working(*buffers), fork_as_uwsgi_does)
+            )
 
 
-@in_a_child
+@in_own_process_group
 def test_a_thread_that_let_the_interpreter_go_may_fork() -> None:
     # The locks' holders are other threads, which have the interpreter. The child lacks them, so it
     # can't run Python. Others call exec(); here it is killed.
     buffers = of_both_classes()
     fork_detached = ctypes.CDLL(None).fork
-    with load(*buffers):
-        for _ in rounds():
-            pid = fork(lambda: None, fork_detached)
+    with written_and_flushed_meanwhile(*buffers):
+        for _ in forks_to_make():
+            pid = fork_child(lambda: None, fork_detached)
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
 
-@in_a_child
+@in_own_process_group
 def test_subprocesses_may_be_started_under_load() -> None:
     buffers = of_both_classes()
-    with load(*buffers):
-        for preexec in (None, lambda: check_child(*buffers)):
-            for _ in rounds(20, 1):
+    with written_and_flushed_meanwhile(*buffers):
+        for preexec in (None, lambda: assert_empty_and_working(*buffers)):
+            for _ in forks_to_make(20, 1):
                 subprocess.run(["true"], check=True, timeout=DEADLINE, preexec_fn=preexec)  # noqa: S607
 
 
 def report(connection: Connection, buffer: MetricsBuffer | None = None) -> None:
     """What a process of multiprocessing does, with a buffer that it inherits or its own."""
     buffer = buffer or MetricsBuffer(Recorder(), flush_interval=math.inf)
-    check_child(buffer)
+    assert_empty_and_working(buffer)
     connection.send(buffer.metrics.sums())
 
 

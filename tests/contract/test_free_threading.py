@@ -10,7 +10,7 @@ import pytest
 
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Recorder
-from support.stress import run_together
+from support.threads import run_together
 
 pytestmark = pytest.mark.skipif(
     not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL"

@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from arroyo_metrics_buffer._core import DeliveryBuffer, configure
-from support.alone import alone, attempt
 from support.backends import STATUS
-from support.profiles import settings
-from support.stress import run_together
+from support.hypothesis_settings import settings
+from support.new_interpreter import in_new_interpreter, note_attempt
+from support.threads import run_together
 
 # What objects are made of: descriptions, which Hypothesis can shrink and a report can show.
 
@@ -40,7 +40,7 @@ class Raises:
     error: type[BaseException]
 
 
-RIGHT = "what is expected of the method"
+AS_EXPECTED = "what is expected of the method"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ PARAMETERS = {
     "uninstall": [],
     "status": [],
 }
-METHODS = {
+METHOD_RESULTS = {
     "__index__": 3,
     "__float__": 0.25,
     "__int__": 3,
@@ -143,7 +143,7 @@ ACTIONS = [
 ]
 # When an object dies is nobody's choice, so what is passed has to stay as it is; and CPython reads
 # the class that an object had when it began to die, which may be gone if it has another by then.
-NEVER_AT_THE_END = {"clear", "transform"}
+NOT_WHEN_DYING = {"clear", "transform"}
 STATUSES = ["success", "error"]
 
 # Numbers add up exactly in any order, and no counter leaves 64 bits: the state machine does that.
@@ -164,11 +164,11 @@ plain = st.one_of(
 errors = st.sampled_from(
     [Exception, TypeError, AttributeError, StopIteration, RecursionError, KeyboardInterrupt]
 )
-methods = st.sampled_from(list(METHODS))
+methods = st.sampled_from(list(METHOD_RESULTS))
 
 
 def behaviours(results: st.SearchStrategy[Any]) -> st.SearchStrategy[Behaviour]:
-    results = st.just(RIGHT) | errors.map(Raises) | results
+    results = st.just(AS_EXPECTED) | errors.map(Raises) | results
     return st.builds(Behaviour, st.lists(st.sampled_from(ACTIONS), max_size=2), results)
 
 
@@ -199,7 +199,7 @@ callables = st.builds(Hostile, st.just(object), **of(plain | leaves, "__call__")
 backends = st.builds(Hostile, st.just(object), **of(plain | leaves, "timing", "increment"))
 numeric = numbers | st.builds(Hostile, st.just(object), **of(numbers, "__index__", "__float__"))
 clocks = st.none() | callables | st.sampled_from([int, float, dict])
-SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
+SENSIBLE_ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
     "metrics": st.none() | backends,
     "flush_interval": st.none() | numeric,
     "clock": clocks,
@@ -217,10 +217,12 @@ SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def calls(draw: st.DrawFn) -> Call:
-    function = draw(st.sampled_from(list(WORTH)) | st.sampled_from(list(PARAMETERS)))
+    function = draw(st.sampled_from(list(ADDED_BY)) | st.sampled_from(list(PARAMETERS)))
     names = PARAMETERS[function]
     # Most make sense: what is refused for its first argument says nothing of the second.
-    values = [draw(SENSIBLE[name] if draw(st.integers(0, 3)) else objects) for name in names]
+    values = [
+        draw(SENSIBLE_ARGUMENTS[name] if draw(st.integers(0, 3)) else objects) for name in names
+    ]
     positional = draw(st.integers(0, len(names)))
     by_name = dict(zip(names[positional:], values[positional:], strict=True))
     call = Call(function, values[:positional], by_name)
@@ -248,10 +250,10 @@ class World:
     """Two buffers, what was added to them and what came out, and the objects that they meet."""
 
     def __init__(self, program: Program) -> None:
-        self.at_peace = True
+        self.objects_behave = True
         # When a thread comes to it is nobody's choice: where there is one, what is passed stays.
         self.may_clear = "'thread'" not in repr(program)
-        self.patience = 20  # how often an object may call in; else some would for ever
+        self.calls_in_left = 20  # how often an object may call in; else some would for ever
         self.raised: list[BaseException] = []
         self.complaints: list[str] = []
         self.containers: list[list[Any] | dict[Any, Any]] = []
@@ -261,7 +263,7 @@ class World:
         interval = math.inf if clock is None else program.interval
         self.buffers = [MetricsBuffer(backend, flush_interval=interval, clock=clock)]
         self.deliveries = [DeliveryBuffer(flush_interval=interval, clock=clock)]
-        self.at_peace = False
+        self.objects_behave = False
 
     # Objects
 
@@ -293,9 +295,9 @@ class World:
 
     def method(self, name: str, behaviour: Behaviour) -> Any:
         def method(this: object, *arguments: Any, **keywords: Any) -> Any:
-            if not self.at_peace:
+            if not self.objects_behave:
                 for action in behaviour.actions:
-                    if name != "__del__" or action not in NEVER_AT_THE_END:
+                    if name != "__del__" or action not in NOT_WHEN_DYING:
                         getattr(self, action)(this)
                 if isinstance(behaviour.result, Raises):
                     error = behaviour.result.error(f"of {name}")
@@ -304,8 +306,8 @@ class World:
             # A method of a backend, or what it has for one: it accepts.
             if name in ("timing", "increment", "__call__") and (arguments or keywords):
                 self.deliver_to(*arguments, **keywords)
-            is_right = self.at_peace or behaviour.result is RIGHT
-            return METHODS.get(name) if is_right else self.build(behaviour.result)
+            is_right = self.objects_behave or behaviour.result is AS_EXPECTED
+            return METHOD_RESULTS.get(name) if is_right else self.build(behaviour.result)
 
         return property(method) if name in ("__class__", "__name__") else method
 
@@ -333,16 +335,16 @@ class World:
         self.re_enter("deliver", Accepts(self), None)
 
     def thread(self, this: object) -> None:
-        if self.patience > 0:
+        if self.calls_in_left > 0:
             run_together(lambda: self.add(this), lambda: self.flush(this))
 
     def collect(self, _this: object) -> None:
-        self.patience -= 1
-        if self.patience > 0:  # slow beside the rest, and slower with what Hypothesis remembers
+        self.calls_in_left -= 1
+        if self.calls_in_left > 0:  # it is slow, and slower with what Hypothesis remembers
             gc.collect()
 
     def transform(self, this: object) -> None:
-        call = self.method("__call__", Behaviour([], RIGHT))
+        call = self.method("__call__", Behaviour([], AS_EXPECTED))
         other = type("Other", (type.mro(type(this))[1],), {"__call__": call})
         with suppress(TypeError, AttributeError):
             object.__setattr__(this, "__class__", other)
@@ -380,10 +382,10 @@ class World:
         }
 
     def re_enter(self, function: str, *arguments: Any) -> None:
-        self.patience -= 1
-        if self.patience > 0:
+        self.calls_in_left -= 1
+        if self.calls_in_left > 0:
             self.call(function, arguments, {})
-            if not isinstance(added := worth(function, arguments, {}), BaseException):
+            if not isinstance(added := added_by(function, arguments, {}), BaseException):
                 self.made.book(added)
 
     def call(self, function: str, arguments: Any, keywords: dict[str, Any]) -> BaseException | None:
@@ -427,7 +429,7 @@ class World:
 
     def do(self, call: Call, twin: World) -> None:
         """Call and book what that added, which is what Python's own conversions say of twins."""
-        added = worth(call.function, *twin.arguments(call))
+        added = added_by(call.function, *twin.arguments(call))
         error = self.call(call.function, *self.arguments(call))
         if not isinstance(added, BaseException):
             self.made.book(added)
@@ -443,7 +445,7 @@ class World:
 
     def settle(self) -> None:
         """Let every buffer send the rest."""
-        self.at_peace = True
+        self.objects_behave = True
         for buffer in self.buffers:
             buffer.metrics = Accepts(self)
             buffer.flush()
@@ -535,13 +537,13 @@ def number(value: Any) -> float:
     return math.ldexp(value, 0)
 
 
-WORTH = {function.__name__: function for function in (incr_counter, incr_timing, record, add)}
+ADDED_BY = {function.__name__: function for function in (incr_counter, incr_timing, record, add)}
 
 
-def worth(function: str, arguments: Any, keywords: dict[str, Any]) -> Entries | BaseException:
+def added_by(function: str, arguments: Any, keywords: dict[str, Any]) -> Entries | BaseException:
     """What a call adds, or why it has to be refused."""
     try:
-        return WORTH.get(function, nothing)(*arguments, **keywords)
+        return ADDED_BY.get(function, nothing)(*arguments, **keywords)
     except BaseException as error:  # noqa: BLE001 - an object's own, for one
         return error
 
@@ -562,10 +564,10 @@ def made(program: Program) -> Iterator[tuple[World, World]]:
         try:
             yield world, twin
         finally:
-            world.at_peace = twin.at_peace = True  # when the rest of their objects die
+            world.objects_behave = twin.objects_behave = True  # when the rest of their objects die
 
 
-@alone
+@in_new_interpreter
 def test_no_object_crashes_hangs_or_miscounts() -> None:
     logging.getLogger("arroyo_metrics_buffer").setLevel(logging.CRITICAL)
     gc.freeze()  # what is there before need not be looked at in every collection
@@ -576,7 +578,7 @@ def test_no_object_crashes_hangs_or_miscounts() -> None:
 @settings(max_examples=3 * settings().max_examples)
 @given(programs)
 def check(program: Program) -> None:
-    attempt(program)
+    note_attempt(program)
     with made(program) as (world, twin):
         for call in program.calls:
             world.do(call, twin)

@@ -17,12 +17,12 @@ import pytest
 
 from arroyo_metrics_buffer import MetricsBuffer
 from arroyo_metrics_buffer._core import DeliveryBuffer
-from support.alone import alone
 from support.backends import Flaky, Outage, Recorder
-from support.memory import resident
-from support.stress import run_together
+from support.memory import resident_bytes
+from support.new_interpreter import in_new_interpreter
+from support.threads import run_together
 
-LEAK = 2_000_000  # bytes; what is repeated here leaks several times that if it leaks at all
+LEAK_BYTES = 2_000_000  # bytes; what is repeated here leaks several times that if it leaks at all
 
 
 class Discard:
@@ -33,7 +33,7 @@ class Discard:
     def increment(self, name: str, value: int, tags: object = None) -> None: ...
 
 
-class Down:
+class RefusesAll:
     """Accepts nothing."""
 
     def timing(self, name: str, value: float) -> None:
@@ -51,20 +51,20 @@ def assert_flat(work: Callable[[], object]) -> None:
     """Repeat work that is to leave nothing behind."""
     work()  # what is allocated once
     gc.collect()
-    before = resident()
+    before = resident_bytes()
     work()
     gc.collect()
-    assert resident() - before < LEAK
+    assert resident_bytes() - before < LEAK_BYTES
 
 
-def measured(test: Callable[[], None]) -> Callable[[], None]:
+def where_memory_is_measured(test: Callable[[], None]) -> Callable[[], None]:
     """Run a test where nobody else's memory is."""
     mark = pytest.mark.skipif(sys.platform != "linux", reason="no /proc/self/statm")
-    marked: Callable[[], None] = mark(alone(test))
+    marked: Callable[[], None] = mark(in_new_interpreter(test))
     return marked
 
 
-def exhaust(calls: Iterable[object]) -> None:
+def make_calls(calls: Iterable[object]) -> None:
     """Make the calls that a ``map`` stands for, with nothing between them."""
     deque(calls, maxlen=0)
 
@@ -73,7 +73,7 @@ def references(*things: object) -> list[int]:
     return [sys.getrefcount(thing) for thing in things]
 
 
-@measured
+@where_memory_is_measured
 def test_ten_million_calls_and_a_hundred_thousand_flushes_leave_nothing_behind() -> None:
     backend = Discard()
     buffer = made(backend)
@@ -83,15 +83,15 @@ def test_ten_million_calls_and_a_hundred_thousand_flushes_leave_nothing_behind()
 
     def work() -> None:
         for i in range(50_000):
-            exhaust(map(buffer.incr_counter, fifty, itertools.repeat(i)))
-            exhaust(map(buffer.incr_timing, fifty, itertools.repeat(i * 0.5)))
+            make_calls(map(buffer.incr_counter, fifty, itertools.repeat(i)))
+            make_calls(map(buffer.incr_timing, fifty, itertools.repeat(i * 0.5)))
             buffer.flush()
 
     assert_flat(work)
     assert references(*names, backend) == before
 
 
-@measured
+@where_memory_is_measured
 def test_ten_million_deliveries_and_a_hundred_thousand_flushes_leave_nothing_behind() -> None:
     backend, error, producer_name = Discard(), Outage(), f"producer {math.pi}"
     buffer = DeliveryBuffer(flush_interval=math.inf)
@@ -101,14 +101,14 @@ def test_ten_million_deliveries_and_a_hundred_thousand_flushes_leave_nothing_beh
 
     def work() -> None:
         for _ in range(50_000):
-            exhaust(map(buffer.record, errors, latencies))
+            make_calls(map(buffer.record, errors, latencies))
             buffer.flush(backend, producer_name)
 
     assert_flat(work)
     assert references(backend, error, producer_name) == before
 
 
-@measured
+@where_memory_is_measured
 def test_names_that_never_come_again_leave_nothing_behind() -> None:
     buffer = made(Discard())
 
@@ -121,10 +121,10 @@ def test_names_that_never_come_again_leave_nothing_behind() -> None:
     assert_flat(work)
 
 
-@measured
+@where_memory_is_measured
 def test_a_backend_that_is_down_for_ever_leaves_one_total_for_a_name() -> None:
     logging.disable()  # a warning for each flush
-    buffer = made(Down())
+    buffer = made(RefusesAll())
 
     def work() -> None:
         for i in range(50_000):
@@ -141,17 +141,17 @@ def test_a_backend_that_is_down_for_ever_leaves_one_total_for_a_name() -> None:
     assert sum(timers.values()) == sum(counters.values()) == 100_000
 
 
-BUFFERS = 1_000_000
+BUFFERS_MADE = 1_000_000
 
 
-@measured
+@where_memory_is_measured
 def test_buffers_made_and_dropped_leave_nothing_behind() -> None:
     backend = Discard()
     before = references(backend)
     gc.freeze()  # what was imported, which each collection would go through
 
     def work() -> None:
-        for i in range(BUFFERS // 2):
+        for i in range(BUFFERS_MADE // 2):
             buffer = made(backend)
             buffer.incr_counter("a", 1)
             buffer.incr_counter(f"name {i}", 1)
@@ -164,7 +164,7 @@ def test_buffers_made_and_dropped_leave_nothing_behind() -> None:
     assert references(backend) == before
 
 
-@measured
+@where_memory_is_measured
 def test_a_million_delivery_buffers_made_and_dropped_leave_nothing_behind() -> None:
     def work() -> None:
         for _ in range(500_000):
@@ -173,10 +173,10 @@ def test_a_million_delivery_buffers_made_and_dropped_leave_nothing_behind() -> N
     assert_flat(work)
 
 
-@measured
+@where_memory_is_measured
 def test_buffers_that_threads_make_and_drop_at_once_leave_nothing_behind() -> None:
     def make_and_drop() -> None:
-        for i in range(BUFFERS // 40):
+        for i in range(BUFFERS_MADE // 40):
             buffer = made(Discard())
             buffer.incr_counter(f"name {i}", 1)
             buffer.flush()
@@ -185,7 +185,7 @@ def test_buffers_that_threads_make_and_drop_at_once_leave_nothing_behind() -> No
     assert_flat(lambda: run_together(*[make_and_drop] * 4))
 
 
-@measured
+@where_memory_is_measured
 def test_bad_input_snapshots_and_attributes_leave_nothing_behind() -> None:
     buffer = made(Discard())
 
@@ -212,7 +212,7 @@ class Name(str):
 
 def test_flushes_and_put_backs_take_and_give_the_references_they_need() -> None:
     names = [f"a name made at run time {i}" for i in range(3)]
-    backend, down = Discard(), Down()
+    backend, down = Discard(), RefusesAll()
     buffer = made(backend)
     before = references(*names, backend, down)
     for i in range(300):

@@ -8,12 +8,12 @@ import threading
 import pytest
 
 from arroyo_metrics_buffer import MetricsBuffer
-from support.backends import Recorder, Slow
-from support.stress import run_together
+from support.backends import Blocking, Recorder
+from support.threads import run_together
 
 
 def test_calls_return_while_another_thread_is_inside_the_backend() -> None:
-    backend = Slow()
+    backend = Blocking()
     buffer = MetricsBuffer(backend, flush_interval=math.inf)
     buffer.incr_counter("before", 1)
     flusher = threading.Thread(target=buffer.flush, daemon=True)
@@ -37,7 +37,7 @@ def test_calls_return_while_another_thread_is_inside_the_backend() -> None:
 
 
 def test_a_flush_does_not_wait_for_another_flush() -> None:
-    slow, backend = Slow(), Recorder()
+    slow, backend = Blocking(), Recorder()
     buffer = MetricsBuffer(slow, flush_interval=math.inf)
     buffer.incr_counter("first", 1)
     flusher = threading.Thread(target=buffer.flush, daemon=True)

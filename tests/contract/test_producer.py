@@ -21,7 +21,7 @@ import arroyo_metrics_buffer
 from arroyo_metrics_buffer._core import DeliveryBuffer
 from support.backends import LATENCY, STATUS, Outage, ProducerBackend
 from support.producers import closed_after_test
-from support.stress import run_together
+from support.threads import run_together
 
 UNIT = 2.0**-10  # seconds; multiples of it add up exactly in any order
 

@@ -18,7 +18,7 @@ import arroyo_metrics_buffer
 from arroyo_metrics_buffer._commands.cluster import kafka
 from support.backends import ProducerBackend
 from support.producers import closed_after_test
-from support.stress import run_together
+from support.threads import run_together
 
 MESSAGES = 100_000
 IN_FLIGHT = 10_000  # messages; librdkafka refuses more than 100,000

@@ -50,7 +50,7 @@ def shut_down_slowly(sleep=time.sleep):
 """
 
 
-def ends(script: str, *, before: str = "", output: str = "", runs: int = 8) -> None:
+def ends_well(script: str, *, before: str = "", output: str = "", runs: int = 8) -> None:
     """Run a script several times: it exits with 0, prints the output and nothing on stderr.
 
     What has to come before the package is imported does.
@@ -68,7 +68,7 @@ def ends(script: str, *, before: str = "", output: str = "", runs: int = 8) -> N
         assert set(pool.map(run, range(runs))) == {(0, output, "")}
 
 
-CALLS = {
+ENDLESS_CALLS = {
     "a buffer": """
         buffer = made(Quick())
 
@@ -107,9 +107,9 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("calls", ENDLESS_CALLS.values(), ids=ENDLESS_CALLS)
 def test_threads_may_call_in_until_the_end(calls: str) -> None:
-    ends(
+    ends_well(
         dedent(calls)
         + dedent("""
         def call_for_ever():
@@ -126,7 +126,7 @@ def test_threads_may_call_in_until_the_end(calls: str) -> None:
     )
 
 
-BLOCKS_IN = {
+BLOCKING_BUFFERS = {
     "the backend": """
         class Backend:
             timing = increment = block
@@ -194,9 +194,9 @@ BLOCKS_IN = {
 }
 
 
-@pytest.mark.parametrize("buffer", BLOCKS_IN.values(), ids=BLOCKS_IN)
+@pytest.mark.parametrize("buffer", BLOCKING_BUFFERS.values(), ids=BLOCKING_BUFFERS)
 def test_a_thread_may_be_inside(buffer: str) -> None:
-    ends(
+    ends_well(
         dedent(buffer)
         + dedent("""
         def call():
@@ -211,7 +211,7 @@ def test_a_thread_may_be_inside(buffer: str) -> None:
 
 
 def test_what_is_pending_at_the_end_disturbs_nothing() -> None:
-    ends("""
+    ends_well("""
     class Name(str):
         def __del__(self):
             buffer.incr_counter("deaths", 1)
@@ -225,7 +225,7 @@ def test_what_is_pending_at_the_end_disturbs_nothing() -> None:
 
 
 def test_a_handler_at_exit_may_report_the_rest_while_threads_call_in() -> None:
-    ends(
+    ends_well(
         """
         class Backend:
             def increment(self, name, value):
@@ -252,7 +252,7 @@ def test_a_handler_at_exit_may_be_registered_before_the_package_is_imported_or_a
 ) -> None:
     # Handlers run in the reverse order, so the one from before runs after those of the imports.
     register = "import atexit; atexit.register(lambda: report())\n"
-    ends(
+    ends_well(
         (register if registered == "after" else "")
         + dedent("""
         class Backend:
@@ -274,7 +274,7 @@ def test_a_handler_at_exit_may_be_registered_before_the_package_is_imported_or_a
 
 
 def test_a_backend_whose_socket_is_closed_first_stops_no_thread_and_no_handler() -> None:
-    ends(
+    ends_well(
         """
         import socket, arroyo_metrics_buffer
 
@@ -311,7 +311,7 @@ def test_a_backend_whose_socket_is_closed_first_stops_no_thread_and_no_handler()
 
 
 def test_a_backend_whose_module_is_torn_down_first_loses_nothing() -> None:
-    ends(
+    ends_well(
         """
         logging.getLogger("arroyo_metrics_buffer").addHandler(logging.NullHandler())
         backend = types.ModuleType("backend")
@@ -333,7 +333,7 @@ def test_a_backend_whose_module_is_torn_down_first_loses_nothing() -> None:
 
 
 def test_a_backend_that_can_start_no_thread_any_more_loses_nothing() -> None:
-    ends(
+    ends_well(
         """
         import _thread
         logging.getLogger("arroyo_metrics_buffer").addHandler(logging.NullHandler())
@@ -360,7 +360,7 @@ def test_a_backend_that_can_start_no_thread_any_more_loses_nothing() -> None:
 
 
 def test_threads_that_outlive_the_main_thread_lose_nothing() -> None:
-    ends(
+    ends_well(
         """
         class Backend:
             total = 0
@@ -386,7 +386,7 @@ def test_threads_that_outlive_the_main_thread_lose_nothing() -> None:
 
 
 def test_a_buffer_may_be_used_when_modules_are_torn_down() -> None:
-    ends(
+    ends_well(
         """
         class Backend:
             def __init__(self, write=os.write):
@@ -409,7 +409,7 @@ def test_a_buffer_may_be_used_when_modules_are_torn_down() -> None:
 
 
 def test_a_buffer_may_outlive_its_backend() -> None:
-    ends(
+    ends_well(
         """
         logging.getLogger("arroyo_metrics_buffer").addHandler(logging.NullHandler())
 
@@ -428,7 +428,7 @@ def test_a_buffer_may_outlive_its_backend() -> None:
 
 
 def test_a_sub_interpreter_can_not_have_the_package_and_leaves_the_main_one_whole() -> None:
-    ends(
+    ends_well(
         """
         try:
             import _interpreters
@@ -455,7 +455,7 @@ def test_a_sub_interpreter_can_not_have_the_package_and_leaves_the_main_one_whol
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()")
 def test_a_child_of_a_fork_ends_like_any_other_process() -> None:
-    ends(
+    ends_well(
         """
         import warnings
         warnings.simplefilter("ignore")

@@ -40,13 +40,15 @@ import pytest
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from arroyo_metrics_buffer._core import DeliveryBuffer
-from support.alone import alone
 from support.backends import Outage, Recorder
-from support.stress import DEADLINE
+from support.new_interpreter import in_new_interpreter
+from support.threads import DEADLINE
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="no SIGALRM and no pthread_kill()")
+needs_posix_signals = pytest.mark.skipif(
+    sys.platform == "win32", reason="no SIGALRM and no pthread_kill()"
+)
 
-ENTRIES = [1, 2, 4, 8]  # the values a flush sends, in order; no two subsets have the same sum
+ENTRY_VALUES = [1, 2, 4, 8]  # the values a flush sends, in order; no two subsets have the same sum
 
 
 class Clock:
@@ -98,7 +100,7 @@ class Flush(NamedTuple):
         return [*first.values(), *(second.values() if isinstance(second, dict) else second)]
 
 
-def through_metrics_buffer(backend: Backend, missing: str | None = None) -> Flush:
+def flush_of_metrics_buffer(backend: Backend, missing: str | None = None) -> Flush:
     """By ``flush()``, or by the call that adds the missing entry and finds the flush due."""
     clock = Clock()
     buffer = ByProperty(backend, flush_interval=0, clock=clock)
@@ -116,20 +118,20 @@ def through_metrics_buffer(backend: Backend, missing: str | None = None) -> Flus
     return Flush(buffer, backend, call, buffer.flush)
 
 
-def through_delivery_buffer(backend: Backend) -> Flush:
+def flush_of_delivery_buffer(backend: Backend) -> Flush:
     buffer = DeliveryBuffer(flush_interval=0, clock=Clock())
     buffer.add({"success": 1, "error": 2}, [4, 8])
     flush = functools.partial(buffer.flush, backend, "a producer")
     return Flush(buffer, backend, flush, flush)
 
 
-THROUGH: dict[str, Callable[[Backend], Flush]] = {
-    "flush()": through_metrics_buffer,
-    "incr_timing()": functools.partial(through_metrics_buffer, missing="t2"),
-    "incr_counter()": functools.partial(through_metrics_buffer, missing="c2"),
-    "DeliveryBuffer.flush()": through_delivery_buffer,
+WAYS_TO_FLUSH: dict[str, Callable[[Backend], Flush]] = {
+    "flush()": flush_of_metrics_buffer,
+    "incr_timing()": functools.partial(flush_of_metrics_buffer, missing="t2"),
+    "incr_counter()": functools.partial(flush_of_metrics_buffer, missing="c2"),
+    "DeliveryBuffer.flush()": flush_of_delivery_buffer,
 }
-through_all = pytest.mark.parametrize("through", THROUGH)
+each_way_to_flush = pytest.mark.parametrize("way", WAYS_TO_FLUSH)
 
 
 class Step:
@@ -172,18 +174,18 @@ def log(level: int) -> None:
     logger.addHandler(logging.NullHandler())
 
 
-EVERYWHERE = {"__call__", "getEffectiveLevel", "__getattr__", "accept"}
-IN_A_RECORD = {"isEnabledFor", "makeRecord", "handle"}
+FUNCTIONS_IN_A_FLUSH = {"__call__", "getEffectiveLevel", "__getattr__", "accept"}
+FUNCTIONS_IN_LOGGING = {"isEnabledFor", "makeRecord", "handle"}
 
 
-def interrupt_everywhere(through: str, *, refused: float | None = None) -> set[str]:
+def interrupt_everywhere(way: str, *, refused: float | None = None) -> set[str]:
     """Interrupt a flush at its first step, another one at its second, and so on to the last.
 
     Returns where that was.
     """
     places: set[str] = set()
     for number in itertools.count(1):
-        flush = THROUGH[through](backend := Backend(refused))
+        flush = WAYS_TO_FLUSH[way](backend := Backend(refused))
         step = Step(number, interrupt)
         raised: type[BaseException] | None = None
         try:
@@ -199,7 +201,7 @@ def interrupt_everywhere(through: str, *, refused: float | None = None) -> set[s
         sent, pending = backend.accepted.copy(), flush.pending()
         if step.place == "accept" and sent[-1:] == pending[:1]:
             del sent[-1:]  # accepted, but the backend did not live to return
-        assert sent + pending == ENTRIES, (step.place, number)
+        assert sent + pending == ENTRY_VALUES, (step.place, number)
 
         backend.accepted.clear()
         backend.refused = None
@@ -209,37 +211,37 @@ def interrupt_everywhere(through: str, *, refused: float | None = None) -> set[s
     raise AssertionError
 
 
-@through_all
-@alone
-def test_an_interrupt_anywhere_in_a_flush_loses_nothing(through: str) -> None:
-    assert interrupt_everywhere(through) >= EVERYWHERE
+@each_way_to_flush
+@in_new_interpreter
+def test_an_interrupt_anywhere_in_a_flush_loses_nothing(way: str) -> None:
+    assert interrupt_everywhere(way) >= FUNCTIONS_IN_A_FLUSH
 
 
-@through_all
-@alone
-def test_an_interrupt_anywhere_in_a_flush_that_is_logged_loses_nothing(through: str) -> None:
+@each_way_to_flush
+@in_new_interpreter
+def test_an_interrupt_anywhere_in_a_flush_that_is_logged_loses_nothing(way: str) -> None:
     log(logging.DEBUG)
-    assert interrupt_everywhere(through) >= EVERYWHERE | IN_A_RECORD
+    assert interrupt_everywhere(way) >= FUNCTIONS_IN_A_FLUSH | FUNCTIONS_IN_LOGGING
 
 
-@through_all
+@each_way_to_flush
 @pytest.mark.parametrize("on_backend_error", ["raise", "log"])
-@alone
+@in_new_interpreter
 def test_an_interrupt_anywhere_in_a_flush_that_fails_is_raised_and_loses_nothing(
-    through: str, on_backend_error: Any
+    way: str, on_backend_error: Any
 ) -> None:
     log(logging.WARNING)
     arroyo_metrics_buffer.install(on_backend_error=on_backend_error)
-    assert interrupt_everywhere(through, refused=4) >= EVERYWHERE | IN_A_RECORD
+    assert interrupt_everywhere(way, refused=4) >= FUNCTIONS_IN_A_FLUSH | FUNCTIONS_IN_LOGGING
 
 
-@through_all
-@alone
-def test_a_handler_may_call_in_at_every_step_of_a_flush(through: str) -> None:
+@each_way_to_flush
+@in_new_interpreter
+def test_a_handler_may_call_in_at_every_step_of_a_flush(way: str) -> None:
     log(logging.DEBUG)
     for number in itertools.count(1):
         backend = Backend()
-        flush = THROUGH[through](backend)
+        flush = WAYS_TO_FLUSH[way](backend)
 
         def call_in(flush: Flush = flush) -> None:
             if isinstance(flush.buffer, DeliveryBuffer):
@@ -258,19 +260,19 @@ def test_a_handler_may_call_in_at_every_step_of_a_flush(through: str) -> None:
         step.run(flush.call)
         flush.again()
         if step.place is None:
-            assert backend.accepted == ENTRIES
+            assert backend.accepted == ENTRY_VALUES
             return
-        assert sum(backend.accepted) == sum(ENTRIES) + 16 + 32, (step.place, number)
+        assert sum(backend.accepted) == sum(ENTRY_VALUES) + 16 + 32, (step.place, number)
 
 
-INTERRUPTS: dict[str, Callable[[], None]] = {
+SIGINT_SENT_BY: dict[str, Callable[[], None]] = {
     "raise_signal()": lambda: signal.raise_signal(signal.SIGINT),
     "kill()": lambda: os.kill(os.getpid(), signal.SIGINT),
 }
 
 
-@posix
-@pytest.mark.parametrize("sent_by", INTERRUPTS)
+@needs_posix_signals
+@pytest.mark.parametrize("sent_by", SIGINT_SENT_BY)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("on_backend_error", ["raise", "log"])
 def test_an_interrupt_of_the_backend_puts_back_what_it_was_called_with(
@@ -285,7 +287,7 @@ def test_an_interrupt_of_the_backend_puts_back_what_it_was_called_with(
                 self.interrupt()
 
         def interrupt(self) -> None:
-            INTERRUPTS[sent_by]()
+            SIGINT_SENT_BY[sent_by]()
             deadline = time.monotonic() + DEADLINE
             while time.monotonic() < deadline:
                 pass  # the system may have given the signal to another thread
@@ -333,12 +335,12 @@ def by_thread(handle: Callable[[], None], done: threading.Event) -> None:
     threading.Thread(target=send, daemon=True).start()
 
 
-SENDERS = {"a timer": by_timer, "a thread": by_thread}
+SIGNALS_SENT_BY = {"a timer": by_timer, "a thread": by_thread}
 
 
-@posix
-@pytest.mark.parametrize("sender", SENDERS)
-@alone
+@needs_posix_signals
+@pytest.mark.parametrize("sender", SIGNALS_SENT_BY)
+@in_new_interpreter
 def test_a_signal_handler_may_call_in_at_any_point(sender: str) -> None:
     handled = 0
     done = threading.Event()
@@ -359,7 +361,7 @@ def test_a_signal_handler_may_call_in_at_any_point(sender: str) -> None:
     backend = Recorder()
     buffer = MetricsBuffer(backend, flush_interval=0.001)
     sys.setswitchinterval(1e-6)
-    SENDERS[sender](handle, done)
+    SIGNALS_SENT_BY[sender](handle, done)
     calls = 0
     while not done.is_set():
         buffer.incr_counter("x", 1)
@@ -371,7 +373,7 @@ def test_a_signal_handler_may_call_in_at_any_point(sender: str) -> None:
     assert backend.sum_of("handled") == 2 * handled
 
 
-class Slow(Backend):
+class LetsOthersRun(Backend):
     """Lets other threads run before and after it accepts, as one that sends does."""
 
     def __getattr__(self, method: str) -> Callable[..., None]:
@@ -385,7 +387,7 @@ class Slow(Backend):
         return accept_slowly
 
 
-class Told(Backend):
+class AcceptsInOneStep(Backend):
     """Accepts an entry and returns in one step of the interpreter, so nothing can come between."""
 
     def __init__(self) -> None:
@@ -442,36 +444,36 @@ def interrupt_at_any_time(
     return places
 
 
-BY = {"a signal": interrupt_with_signal, "another thread": interrupt_with_exception}
+INTERRUPTED_BY = {"a signal": interrupt_with_signal, "another thread": interrupt_with_exception}
 
 
-@posix
-@pytest.mark.parametrize("by", BY)
-@alone
+@needs_posix_signals
+@pytest.mark.parametrize("by", INTERRUPTED_BY)
+@in_new_interpreter
 def test_an_interrupt_at_any_time_loses_nothing(by: str) -> None:
-    flush = through_metrics_buffer(Slow())
+    flush = flush_of_metrics_buffer(LetsOthersRun())
 
     def call() -> None:
         nonlocal flush
-        flush = through_metrics_buffer(Slow())
+        flush = flush_of_metrics_buffer(LetsOthersRun())
         flush.call()
 
     def check() -> None:
         sent, pending = flush.backend.accepted, flush.pending()
-        assert ENTRIES in (sent + pending, sent[:-1] + pending)
+        assert ENTRY_VALUES in (sent + pending, sent[:-1] + pending)
 
     log(logging.CRITICAL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.setswitchinterval(1e-6)
-    places = interrupt_at_any_time(call, BY[by], check)
+    places = interrupt_at_any_time(call, INTERRUPTED_BY[by], check)
     assert places["accept_slowly"] > 10
 
 
-@posix
-@pytest.mark.parametrize("by", BY)
-@alone
+@needs_posix_signals
+@pytest.mark.parametrize("by", INTERRUPTED_BY)
+@in_new_interpreter
 def test_interrupts_while_other_threads_add_lose_nothing(by: str) -> None:
-    backend = Told()
+    backend = AcceptsInOneStep()
     buffer = ByProperty(backend, flush_interval=math.inf)
     buffer.backend = backend
     adding = threading.Event()
@@ -486,7 +488,7 @@ def test_interrupts_while_other_threads_add_lose_nothing(by: str) -> None:
 
     def flush() -> Counter[str]:
         try:
-            return interrupt_at_any_time(buffer.flush, BY[by], check=lambda: None)
+            return interrupt_at_any_time(buffer.flush, INTERRUPTED_BY[by], check=lambda: None)
         finally:
             adding.clear()
 

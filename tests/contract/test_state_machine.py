@@ -35,12 +35,12 @@ from hypothesis.stateful import (
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from arroyo_metrics_buffer._core import DeliveryBuffer
-from support.alone import alone, attempt
 from support.backends import LATENCY, STATUS, Call, Outage, ProducerBackend, Recorder, TaggedCall
-from support.profiles import settings
-from support.stress import DEADLINE
+from support.hypothesis_settings import settings
+from support.new_interpreter import in_new_interpreter, note_attempt
+from support.threads import DEADLINE
 
-MAX = 2**63 - 1
+MAX_COUNT = 2**63 - 1
 UNIT = 2.0**-10  # seconds; multiples of it add up exactly in any order
 LOGGER = logging.getLogger("arroyo_metrics_buffer")
 
@@ -59,15 +59,30 @@ def another(text: str) -> str:
 
 
 # Few enough to meet again, and several times as many as are found by identity.
-FEW = ["a", "", "\ud800"]
-MANY = [*FEW, "µ", "\x00", "a\x00", "\udc00\ud800", *(f"arroyo.consumer.{i}" for i in range(20))]
+FEW_NAMES = ["a", "", "\ud800"]
+MANY_NAMES = [
+    *FEW_NAMES,
+    "µ",
+    "\x00",
+    "a\x00",
+    "\udc00\ud800",
+    *(f"arroyo.consumer.{i}" for i in range(20)),
+]
 names = st.builds(
     lambda text, form: form(text),
-    st.sampled_from(FEW) | st.sampled_from(MANY),
+    st.sampled_from(FEW_NAMES) | st.sampled_from(MANY_NAMES),
     st.sampled_from([sys.intern, another, Name]),
 )
-ENDS = [-MAX - 2, -MAX - 1, -MAX, MAX - 1, MAX, MAX + 1, 10**30]
-deltas = st.integers(-3, 3) | st.booleans() | st.sampled_from(ENDS)
+DELTAS_NEAR_64_BITS = [
+    -MAX_COUNT - 2,
+    -MAX_COUNT - 1,
+    -MAX_COUNT,
+    MAX_COUNT - 1,
+    MAX_COUNT,
+    MAX_COUNT + 1,
+    10**30,
+]
+deltas = st.integers(-3, 3) | st.booleans() | st.sampled_from(DELTAS_NEAR_64_BITS)
 durations = (
     st.integers(-(2**20), 2**20).map(lambda units: UNIT * units)
     | st.integers(-3, 3)
@@ -137,7 +152,7 @@ def enter(backend: object, call: Call | TaggedCall) -> None:
     worker.enter((backend, exact(call)))
 
 
-class Told(Recorder):
+class ToldBackend(Recorder):
     """Accepts a call when its thread is told to."""
 
     def timing(self, name: str, value: float) -> None:
@@ -189,7 +204,7 @@ class Machine(RuleBasedStateMachine, Generic[AnyCall]):
 
     def __init__(self) -> None:
         super().__init__()
-        attempt(type(self).__name__)
+        note_attempt(type(self).__name__)
         self.workers: list[Worker] = [Worker() for _ in range(WORKERS)]
         self.flushes: list[list[Flush[AnyCall]]] = [[] for _ in self.workers]
         self.sent: list[AnyCall] = []
@@ -363,7 +378,7 @@ class MetricsBufferMachine(Machine[Call]):
             clock = None if interval is None else self.clock
             return cls(self.backend, flush_interval=self.interval, clock=clock)
 
-        self.backend: Told | None = None
+        self.backend: ToldBackend | None = None
         self.interval = math.inf if interval is None else interval
         self.begun_flushes = 0
         self.made = merged()
@@ -376,7 +391,7 @@ class MetricsBufferMachine(Machine[Call]):
 
     def find_shards(self, probe: MetricsBuffer) -> list[int]:
         """The place of each worker's shard among all, 0 for the first, which is the one to fill."""
-        probe.incr_counter("full", MAX)
+        probe.incr_counter("full", MAX_COUNT)
         del probe.metrics
         with suppress(AttributeError):
             probe.flush()
@@ -406,7 +421,9 @@ class MetricsBufferMachine(Machine[Call]):
         shard = self.shard_of[worker]
         total = merged(self.shards[shard], as_totals([call]))
         numbers = call.value, total[call.method][call.name]
-        if call.method == "increment" and not all(-MAX - 1 <= each <= MAX for each in numbers):
+        if call.method == "increment" and not all(
+            -MAX_COUNT - 1 <= each <= MAX_COUNT for each in numbers
+        ):
             return OverflowError()
         self.shards[shard] = total
         self.made = merged(self.made, as_totals([call]))
@@ -444,7 +461,7 @@ class MetricsBufferMachine(Machine[Call]):
 
     @rule(worker=any_worker)
     def replace_backend(self, worker: int) -> None:
-        self.backend = Told()
+        self.backend = ToldBackend()
         self.backend.calls = self.accepted
         self.tell(worker, partial(setattr, self.buffer, "metrics", self.backend), None)
 
@@ -551,7 +568,7 @@ class DeliveryBufferMachine(Machine[TaggedCall]):
         self.made[1].update(repr(float(latency)) for latency in samples)
         self.tell(worker, partial(self.buffer.add, counts, samples), None)
 
-    @rule(name=st.none() | st.sampled_from(FEW))
+    @rule(name=st.none() | st.sampled_from(FEW_NAMES))
     def rename(self, name: str | None) -> None:
         self.producer_name = name
 
@@ -597,6 +614,6 @@ MACHINES: dict[str, type[RuleBasedStateMachine]] = {
 
 
 @pytest.mark.parametrize("of", MACHINES)
-@alone
+@in_new_interpreter
 def test_any_sequence_of_calls_does_what_it_does_to_plain_dicts(of: str) -> None:
     run_state_machine_as_test(MACHINES[of], settings=settings())

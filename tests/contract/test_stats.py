@@ -16,11 +16,11 @@ from arroyo.backends.kafka.consumer import ConfluentProducer
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import BufferStats, MetricsBuffer, stats
 from arroyo_metrics_buffer._core import DeliveryBuffer
-from support.alone import alone
 from support.backends import Flaky, Outage, ProducerBackend, Recorder
+from support.new_interpreter import in_new_interpreter
 from support.producers import closed_after_test
 
-NONE = BufferStats(0, 0, 0, 0, 0, None, None)
+NOTHING_DONE = BufferStats(0, 0, 0, 0, 0, None, None)
 
 
 def counts(of: BufferStats, **more: int) -> dict[str, int]:
@@ -30,12 +30,12 @@ def counts(of: BufferStats, **more: int) -> dict[str, int]:
     return {name: count + more.pop(name, 0) for name, count in all_fields.items()}
 
 
-@alone
+@in_new_interpreter
 def test_a_new_process_has_done_nothing() -> None:
-    assert stats() == arroyo_metrics_buffer.Stats(consumer=NONE, producer=NONE)
+    assert stats() == arroyo_metrics_buffer.Stats(consumer=NOTHING_DONE, producer=NOTHING_DONE)
 
 
-@alone
+@in_new_interpreter
 def test_every_entry_that_is_sent_is_counted_and_a_flush_of_nothing_is_none() -> None:
     buffers = [MetricsBuffer(Recorder(), flush_interval=math.inf) for _ in range(2)]
     for buffer in buffers:
@@ -45,18 +45,18 @@ def test_every_entry_that_is_sent_is_counted_and_a_flush_of_nothing_is_none() ->
         buffer.incr_timing("c", 0.5)
         buffer.flush()
         buffer.incr_counter("a", 1)  # pending, so not counted yet
-    assert stats().consumer == replace(NONE, flushes=2, entries_sent=6)
-    assert stats().producer == NONE
+    assert stats().consumer == replace(NOTHING_DONE, flushes=2, entries_sent=6)
+    assert stats().producer == NOTHING_DONE
 
 
-@alone
+@in_new_interpreter
 def test_deliveries_are_the_producers() -> None:
     buffer = DeliveryBuffer(flush_interval=math.inf)
     buffer.record(None, 0.5)
     buffer.record(None, 0.5)
     buffer.flush(ProducerBackend(), None)
-    assert stats().producer == replace(NONE, flushes=1, entries_sent=3)
-    assert stats().consumer == NONE
+    assert stats().producer == replace(NOTHING_DONE, flushes=1, entries_sent=3)
+    assert stats().consumer == NOTHING_DONE
 
 
 @pytest.mark.parametrize("on_backend_error", ["raise", "log"])
@@ -196,11 +196,13 @@ def test_a_child_counts_from_zero_and_its_parent_goes_on() -> None:
     reader, writer = os.pipe()
     if not (child := os.fork()):
         with contextlib.suppress(BaseException):
-            assert stats() == arroyo_metrics_buffer.Stats(consumer=NONE, producer=NONE)
+            assert stats() == arroyo_metrics_buffer.Stats(
+                consumer=NOTHING_DONE, producer=NOTHING_DONE
+            )
             buffer.metrics = Recorder()
             buffer.incr_counter("x", 1)
             buffer.flush()
-            assert stats().consumer == replace(NONE, flushes=1, entries_sent=1)
+            assert stats().consumer == replace(NOTHING_DONE, flushes=1, entries_sent=1)
             os.write(writer, b"right")
         os._exit(0)
     os.close(writer)
@@ -226,7 +228,7 @@ def test_a_fork_in_the_backend_counts_the_entries_of_each_process_where_they_wer
     is_right = False
     try:
         buffer.flush()
-        is_right = stats().consumer == NONE
+        is_right = stats().consumer == NOTHING_DONE
     finally:
         if backend.child == 0:  # not to go on as a second test runner, whatever was raised
             os._exit(0 if is_right else 1)
@@ -251,7 +253,7 @@ def test_a_fork_while_the_text_is_made_leaves_the_error_to_the_parent() -> None:
     try:
         with contextlib.suppress(ForkingError):
             buffer.flush()
-        is_right = stats().consumer == NONE and buffer.snapshot() == ({}, {})
+        is_right = stats().consumer == NOTHING_DONE and buffer.snapshot() == ({}, {})
     finally:
         if error.child == 0:
             os._exit(0 if is_right else 1)
@@ -299,4 +301,4 @@ def test_threads_that_flush_at_once_are_all_counted() -> None:
 
 def test_they_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        stats().consumer = NONE  # type: ignore[misc]
+        stats().consumer = NOTHING_DONE  # type: ignore[misc]

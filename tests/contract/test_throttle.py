@@ -9,7 +9,7 @@ import pytest
 
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Recorder
-from support.stress import DEADLINE, run_together
+from support.threads import DEADLINE, run_together
 
 
 class Clock:

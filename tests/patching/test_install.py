@@ -20,7 +20,7 @@ from arroyo.processing import processor as arroyo_processor
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer, TargetStatus
-from support.stress import run_together
+from support.threads import run_together
 
 NAME = "arroyo.processing.processor.MetricsBuffer"
 
@@ -52,7 +52,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-PRINT = """
+PRINT_STATE = """
 target = arroyo_metrics_buffer.status().targets[0]
 print(target.state, target.reason, sep="; ")
 """
@@ -67,7 +67,7 @@ print(target.state, target.reason, sep="; ")
     ],
 )
 def test_the_order_of_imports_does_not_matter(imports: str) -> None:
-    result = python(imports + PRINT)
+    result = python(imports + PRINT_STATE)
     assert result.stdout == "patched; arroyo uses arroyo_metrics_buffer.MetricsBuffer\n"
     assert result.stderr == ""
 
@@ -75,7 +75,8 @@ def test_the_order_of_imports_does_not_matter(imports: str) -> None:
 def test_importing_the_package_imports_neither_arroyo_nor_confluent_kafka() -> None:
     result = python(
         "import arroyo_metrics_buffer, sys\n"
-        "print([name for name in sys.modules if name.startswith(('arroyo.', 'confluent'))])" + PRINT
+        "print([name for name in sys.modules if name.startswith(('arroyo.', 'confluent'))])"
+        + PRINT_STATE
     )
     assert result.stdout.splitlines() == [
         "[]",
@@ -104,7 +105,7 @@ import arroyo.processing.processor, arroyo_metrics_buffer, os
 arroyo_metrics_buffer.install(on_backend_error="log")
 print(arroyo.processing.processor.MetricsBuffer)
 """
-        + PRINT
+        + PRINT_STATE
         + """
 del os.environ["ARROYO_METRICS_BUFFER_DISABLE"]
 print(arroyo_metrics_buffer.install().targets[0].state)
@@ -184,7 +185,7 @@ buffer.flush()
     assert result.stderr.startswith(refused) == (value == "ignore")
 
 
-RAISES = """
+DEFINE_RAISES = """
 def raises():
     buffer = arroyo_metrics_buffer.MetricsBuffer(object())
     buffer.incr_counter("x", 1)
@@ -212,7 +213,7 @@ print(raises())
 """
     for value, expected in ("log", "False False True False False"), ("", "True " * 5):
         ran = python(
-            "import arroyo_metrics_buffer" + RAISES + code,
+            "import arroyo_metrics_buffer" + DEFINE_RAISES + code,
             ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR=value,
         )
         assert ran.stdout.split() == expected.split(), ran.stderr
@@ -228,7 +229,7 @@ def test_that_it_is_turned_off_is_told_to_whoever_listens() -> None:
 
 def test_without_arroyo_the_import_works_and_says_so_once() -> None:
     result = python(
-        "import sys; sys.modules['arroyo'] = None; import arroyo_metrics_buffer" + PRINT
+        "import sys; sys.modules['arroyo'] = None; import arroyo_metrics_buffer" + PRINT_STATE
     )
     assert result.returncode == 0
     assert result.stdout == "missing; arroyo is not installed\n"
@@ -247,7 +248,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    result = python(code + PRINT)
+    result = python(code + PRINT_STATE)
     assert result.stdout.splitlines() == [
         "import of confluent_kafka halted; None in sys.modules",
         "waiting; arroyo.processing.processor is not imported yet",
@@ -270,7 +271,7 @@ for thread in threads: thread.join()
 import arroyo_metrics_buffer
 """
     for _ in range(5):
-        result = python(code + PRINT)
+        result = python(code + PRINT_STATE)
         assert result.stdout.startswith("patched"), result
 
 

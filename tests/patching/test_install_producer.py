@@ -15,7 +15,7 @@ import arroyo_metrics_buffer
 from arroyo_metrics_buffer import TargetStatus
 from support.backends import ProducerBackend
 from support.producers import closed_after_test
-from support.stress import run_together
+from support.threads import run_together
 
 MODULE = "arroyo.backends.kafka.consumer"
 

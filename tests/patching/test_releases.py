@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.releases import drive
+from support.arroyo_releases import drive_release
 
 BUFFER = "arroyo.processing.processor.MetricsBuffer"
 PRODUCER = "arroyo.backends.kafka.consumer.ConfluentProducer"
@@ -32,7 +32,7 @@ PRODUCER = "arroyo.backends.kafka.consumer.ConfluentProducer"
     ],
 )
 def test_a_replaced_buffer_makes_the_calls_that_arroyos_own_makes(version: str, by: str) -> None:
-    outcome = drive(version)[BUFFER]
+    outcome = drive_release(version)[BUFFER]
     assert outcome["state"] == "patched"
     assert outcome["reason"] == f"arroyo uses arroyo_metrics_buffer.{by}"
     assert outcome["patched"] == outcome["upstream"]
@@ -41,7 +41,7 @@ def test_a_replaced_buffer_makes_the_calls_that_arroyos_own_makes(version: str, 
 
 @pytest.mark.parametrize("version", ["2.31.2", "2.38.4", "2.38.5", "2.40.1", "2.40.3", "2.48.0"])
 def test_a_patched_producer_makes_the_calls_that_arroyos_own_makes(version: str) -> None:
-    outcome = drive(version)[PRODUCER]
+    outcome = drive_release(version)[PRODUCER]
     assert outcome["state"] == "patched"
     assert outcome["reason"] == "its metrics methods are arroyo_metrics_buffer's"
     assert outcome["patched"] == outcome["upstream"]
@@ -51,7 +51,7 @@ def test_a_patched_producer_makes_the_calls_that_arroyos_own_makes(version: str)
 
 
 def test_a_release_that_is_older_than_the_buffers_is_left_alone() -> None:
-    outcome = drive("1.0.7")[BUFFER]
+    outcome = drive_release("1.0.7")[BUFFER]
     reason = "this arroyo is older than 1.1.0 and buffers nothing"
     assert outcome == {"state": "missing", "reason": reason}
 
@@ -65,4 +65,4 @@ def test_a_release_that_is_older_than_the_buffers_is_left_alone() -> None:
     ],
 )
 def test_a_producer_that_buffers_nothing_is_left_alone(version: str, reason: str) -> None:
-    assert drive(version)[PRODUCER] == {"state": "missing", "reason": reason}
+    assert drive_release(version)[PRODUCER] == {"state": "missing", "reason": reason}

@@ -19,9 +19,9 @@ from arroyo.processing import processor as arroyo_processor
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer, TargetStatus, status
-from support.alone import alone
+from support.new_interpreter import in_new_interpreter
 from support.producers import closed_after_test
-from support.stress import run_together
+from support.threads import run_together
 
 processor: Any = arroyo_processor
 consumer: Any = arroyo_consumer
@@ -93,7 +93,7 @@ arroyo_metrics_buffer.status()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-@alone
+@in_new_interpreter
 def test_a_distribution_that_is_not_there_has_no_version() -> None:
     sys.path.clear()
     environment = status().environment
@@ -284,7 +284,7 @@ def test_buffers_that_the_garbage_collector_does_not_see_any_more_protect_no_mor
     frozen_buffers()
 
 
-@alone
+@in_new_interpreter
 def frozen_buffers() -> None:
     early = buffer_of_arroyos_own()
     gc.freeze()
@@ -326,7 +326,7 @@ def test_buffers_of_a_module_that_was_imported_anew_since_are_counted() -> None:
     buffers_before_reload()
 
 
-@alone
+@in_new_interpreter
 def buffers_before_reload() -> None:
     early = [buffer_of_arroyos_own()]
     for count in 2, 3:
@@ -359,7 +359,7 @@ def test_producers_of_a_module_that_was_imported_anew_since_are_counted() -> Non
     producers_before_reload()
 
 
-@alone
+@in_new_interpreter
 def producers_before_reload() -> None:
     arroyo_metrics_buffer.uninstall()
     producer = consumer.ConfluentProducer({"log_level": 0})
@@ -405,7 +405,7 @@ def test_a_processor_that_was_made_before_the_import_is_told() -> None:
     processor_before_import()
 
 
-@alone
+@in_new_interpreter
 def processor_before_import() -> None:
     from arroyo.processing.processor import StreamProcessor  # noqa: PLC0415
     from arroyo.types import Topic  # noqa: PLC0415

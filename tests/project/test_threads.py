@@ -11,8 +11,8 @@ from arroyo.backends.kafka import KafkaPayload, KafkaProducer
 from arroyo.backends.kafka.consumer import ConfluentProducer
 from arroyo.types import Topic
 
+from support.leftover_threads import TASKS, no_threads_left
 from support.producers import close
-from support.threads import TASKS, none_left
 
 CONFIGURATION: dict[str, Any] = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}
 
@@ -20,7 +20,10 @@ CONFIGURATION: dict[str, Any] = {"bootstrap.servers": "127.0.0.1:1", "log_level"
 def test_a_thread_of_python_that_is_left_is_found() -> None:
     stopped = threading.Event()
     thread = threading.Thread(target=stopped.wait, name="forgotten")
-    with pytest.raises(AssertionError, match="threads are left: forgotten"), none_left(deadline=0):
+    with (
+        pytest.raises(AssertionError, match="threads are left: forgotten"),
+        no_threads_left(deadline=0),
+    ):
         thread.start()
     stopped.set()
     thread.join()
@@ -28,18 +31,18 @@ def test_a_thread_of_python_that_is_left_is_found() -> None:
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="no /proc/self/task")
 def test_a_thread_of_librdkafka_that_is_left_is_found() -> None:
-    with pytest.raises(AssertionError, match="threads are left: "), none_left(deadline=0):
+    with pytest.raises(AssertionError, match="threads are left: "), no_threads_left(deadline=0):
         producer = ConfluentProducer(CONFIGURATION)
     close(producer)
 
 
 def test_a_thread_that_is_about_to_end_is_waited_for() -> None:
-    with none_left():
+    with no_threads_left():
         threading.Thread(target=time.sleep, args=(0.05,)).start()
 
 
 def test_a_closed_producer_has_no_threads_whatever_is_waiting_and_whoever_refers_to_it() -> None:
-    with none_left():
+    with no_threads_left():
         producer = ConfluentProducer(CONFIGURATION)
         producer.produce("topic", b"value")
         close(producer)
@@ -47,7 +50,7 @@ def test_a_closed_producer_has_no_threads_whatever_is_waiting_and_whoever_refers
 
 
 def test_a_closed_producer_of_messages_has_no_threads_either() -> None:
-    with none_left():
+    with no_threads_left():
         producer = KafkaProducer(CONFIGURATION)
         future: Any = producer.produce(Topic("topic"), KafkaPayload(None, b"value", []))
         close(producer)

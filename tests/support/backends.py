@@ -65,7 +65,7 @@ class Flaky(Recorder):
             raise self.error.with_traceback(None)  # else each raise keeps its frames alive
 
 
-class Slow(Recorder):
+class Blocking(Recorder):
     """Blocks in every call until it is released."""
 
     def __init__(self) -> None:

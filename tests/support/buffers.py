@@ -9,7 +9,7 @@ from arroyo_metrics_buffer._core import DeliveryBuffer
 STATUS = {"count": "success", "errors": "error"}
 
 
-class Deliveries:
+class DeliveryAdapter:
     """A delivery buffer that looks like a metrics buffer with three metrics.
 
     They are the counters ``count``, of successes, and ``errors``, and the timer ``time``.

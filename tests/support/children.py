@@ -11,8 +11,8 @@ from typing import NoReturn
 
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Recorder
-from support.buffers import Deliveries
-from support.stress import run_together
+from support.buffers import DeliveryAdapter
+from support.threads import run_together
 
 DEADLINE = 30  # seconds for a child, which needs milliseconds
 UNIT = 2.0**-10  # seconds; multiples of it add up exactly in any order
@@ -29,13 +29,15 @@ def exit_after(job: Callable[[], object]) -> NoReturn:
         os._exit(1)
 
 
-def fork(job: Callable[[], object], fork: Callable[[], int] | None = None) -> int:
+def fork_child(job: Callable[[], object], fork: Callable[[], int] | None = None) -> int:
     pid = (fork or os.fork)()
     assert pid >= 0, "no process could be made"  # and -1, to kill(), is every process there is
     return pid or exit_after(job)
 
 
-def wait(pid: int, deadline: float = DEADLINE, kill: Callable[[int, int], None] = os.kill) -> None:
+def wait_for_child(
+    pid: int, deadline: float = DEADLINE, kill: Callable[[int, int], None] = os.kill
+) -> None:
     """Wait for a child that has to exit with 0."""
     end = time.monotonic() + deadline
     while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
@@ -47,13 +49,13 @@ def wait(pid: int, deadline: float = DEADLINE, kill: Callable[[int, int], None] 
     assert os.waitstatus_to_exitcode(ended[1]) == 0, "a child failed, see its stderr"
 
 
-def check_child(*buffers: MetricsBuffer | Deliveries) -> None:
+def assert_empty_and_working(*buffers: MetricsBuffer | DeliveryAdapter) -> None:
     """The buffers are empty and work, for several threads too."""
     for buffer in buffers:
         assert buffer.snapshot() == ({}, {})
         buffer.metrics = backend = Recorder()
 
-        def work(buffer: MetricsBuffer | Deliveries = buffer) -> None:
+        def work(buffer: MetricsBuffer | DeliveryAdapter = buffer) -> None:
             for _ in range(10):
                 buffer.incr_counter("count", 1)
                 buffer.incr_timing("time", UNIT)

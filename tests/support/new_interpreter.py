@@ -13,20 +13,20 @@ from pathlib import Path
 
 import pytest
 
-NOTE = "ARROYO_METRICS_BUFFER_NOTE"  # names the file that the interpreter leaves its last words in
+NOTE = "ARROYO_METRICS_BUFFER_NOTE"  # names the file that has the last attempt
 TESTS = Path(__file__).parent.parent
 DEADLINE = 120  # seconds; far beyond what anything here takes, so passing it is a hang
 
 
-def alone(test: Callable[..., None]) -> Callable[..., None]:
+def in_new_interpreter(test: Callable[..., None]) -> Callable[..., None]:
     """Run a test where no other disturbs it; if its interpreter crashes or hangs, it has failed."""
 
     @functools.wraps(test)
     def run(**parameters: object) -> None:
         call = f"tests.{test.__name__}.__wrapped__(**{parameters!r})"
         code = (
-            f"import {test.__module__} as tests; from support import alone;"
-            f"alone.attempt('the test'); {call}"
+            f"import {test.__module__} as tests; from support import new_interpreter;"
+            f"new_interpreter.note_attempt('the test'); {call}"
         )
         folders = [TESTS, Path(test.__code__.co_filename).parent, os.environ.get("PYTHONPATH")]
         path = os.pathsep.join(str(folder) for folder in folders if folder)
@@ -48,7 +48,7 @@ def alone(test: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def attempt(what: object) -> None:
+def note_attempt(what: object) -> None:
     """Note what is tried next, for it may kill the interpreter, and end that if it hangs.
 
     The deadline holds until the next attempt, and after the last one for the interpreter's end.

@@ -15,23 +15,23 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASES = ROOT / "target" / "arroyo"
-PROGRAM = Path(__file__).with_name("release.py")
+PROGRAM = Path(__file__).with_name("drive_release.py")
 
 
 class Unusable(Exception):  # noqa: N818 - what a release is, not what a programmer made
     """A release can't be installed, or not be imported on this Python."""
 
 
-def folder(version: str) -> Path:
+def release_folder(version: str) -> Path:
     """Where a release is."""
     release = RELEASES / version
     assert release.is_dir(), f"{release} is missing: make releases"
     return release
 
 
-def drive(version: str) -> dict[str, Any]:
-    """What the targets do under a release: see ``release.py``."""
-    release = folder(version)
+def drive_release(version: str) -> dict[str, Any]:
+    """What the targets do under a release: see ``drive_release.py``."""
+    release = release_folder(version)
     path = [str(release), *filter(None, [os.environ.get("PYTHONPATH")])]
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", PROGRAM],
