@@ -1,10 +1,11 @@
 //! Running totals by name, in order of first touch.
 
+use std::hash::{Hash, Hasher};
 use std::ops::Add;
 
 use foldhash::fast::FixedState;
-use indexmap::IndexMap;
 use indexmap::map::Entry;
+use indexmap::{Equivalent, IndexMap};
 
 /// How many names are looked for by identity before the hash is asked. arroyo passes interned
 /// literals, at most 7 timers and 6 counters in every release to 2.48.0.
@@ -43,20 +44,47 @@ pub struct OutOfRange;
 pub struct Sums<N, V> {
     // A fixed hash state: a random one is made on first use, which a fork could interrupt. Metric
     // names come from the program's own source, not from strangers.
-    by_text: IndexMap<Box<[u8]>, Sum<N, V>, FixedState>,
+    by_name: IndexMap<Key<Box<[u8]>>, Sum<N, V>, FixedState>,
+}
+
+/// What a name is found by. Its text is owned in the table, and borrowed in what is looked for.
+#[derive(Clone, Debug)]
+struct Key<T> {
+    address: usize,
+    text: T,
 }
 
 #[derive(Debug)]
 struct Sum<N, V> {
-    address: usize,
     name: N,
     total: V,
+}
+
+impl<T: AsRef<[u8]>> Hash for Key<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.as_ref().hash(state);
+    }
+}
+
+impl PartialEq for Key<Box<[u8]>> {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Key<Box<[u8]>> {}
+
+impl Equivalent<Key<Box<[u8]>>> for Key<&[u8]> {
+    /// Where the address fits, the text is not fetched to be compared.
+    fn equivalent(&self, key: &Key<Box<[u8]>>) -> bool {
+        self.address == key.address || *self.text == *key.text
+    }
 }
 
 impl<N, V> Default for Sums<N, V> {
     /// Allocates nothing.
     fn default() -> Self {
-        Self { by_text: IndexMap::default() }
+        Self { by_name: IndexMap::default() }
     }
 }
 
@@ -69,11 +97,11 @@ impl<N, V: Total> Sums<N, V> {
     /// [`OutOfRange`], and then the total is as before.
     #[inline]
     pub fn add_by_address(&mut self, address: usize, delta: V) -> Result<bool, OutOfRange> {
-        self.by_text
-            .values_mut()
+        self.by_name
+            .iter_mut()
             .take(COMPARED_BY_ADDRESS)
-            .find(|sum| sum.address == address)
-            .map_or(Ok(false), |sum| sum.add(delta).map(|()| true))
+            .find(|(key, _)| key.address == address)
+            .map_or(Ok(false), |(_, sum)| sum.add(delta).map(|()| true))
     }
 
     /// Adds to the total of the name that reads `text` and tells whether there is one. If not,
@@ -82,8 +110,13 @@ impl<N, V: Total> Sums<N, V> {
     /// # Errors
     ///
     /// [`OutOfRange`], and then the total is as before.
-    pub fn add_by_text(&mut self, text: &[u8], delta: V) -> Result<bool, OutOfRange> {
-        match self.by_text.get_mut(text) {
+    pub fn add_by_text(
+        &mut self,
+        text: &[u8],
+        address: usize,
+        delta: V,
+    ) -> Result<bool, OutOfRange> {
+        match self.by_name.get_mut(&Key { address, text }) {
             Some(sum) => sum.add(delta).map(|()| true),
             None => Ok(false),
         }
@@ -102,11 +135,12 @@ impl<N, V: Total> Sums<N, V> {
         name: impl FnOnce() -> N,
         delta: V,
     ) -> Result<(), OutOfRange> {
-        if self.add_by_text(text, delta)? {
+        if self.add_by_text(text, address, delta)? {
             return Ok(());
         }
         let total = sum(V::default(), delta)?;
-        self.by_text.insert(text.into(), Sum { address, name: name(), total });
+        let key = Key { address, text: text.into() };
+        self.by_name.insert(key, Sum { name: name(), total });
         Ok(())
     }
 
@@ -114,8 +148,8 @@ impl<N, V: Total> Sums<N, V> {
     /// both had: they are the caller's to drop, outside the lock.
     pub fn merge(&mut self, newer: Self) -> Vec<N> {
         let mut duplicates = Vec::new();
-        for (text, sum) in newer.by_text {
-            match self.by_text.entry(text) {
+        for (key, sum) in newer.by_name {
+            match self.by_name.entry(key) {
                 Entry::Occupied(mut older) => {
                     let total = &mut older.get_mut().total;
                     *total = *total + sum.total;
@@ -132,28 +166,29 @@ impl<N, V: Total> Sums<N, V> {
     /// The same totals, with names that `name` makes of these.
     #[must_use]
     pub fn copy(&self, name: impl Fn(&N) -> N) -> Self {
-        let copy = |sum: &Sum<N, V>| Sum { name: name(&sum.name), ..*sum };
-        Self { by_text: self.by_text.iter().map(|(text, sum)| (text.clone(), copy(sum))).collect() }
+        let copy = |sum: &Sum<N, V>| Sum { name: name(&sum.name), total: sum.total };
+        let sums = self.by_name.iter().map(|(key, sum)| (key.clone(), copy(sum)));
+        Self { by_name: sums.collect() }
     }
 
     /// Names and totals in order of first touch.
     pub fn iter(&self) -> impl Iterator<Item = (&N, V)> {
-        self.by_text.values().map(|sum| (&sum.name, sum.total))
+        self.by_name.values().map(|sum| (&sum.name, sum.total))
     }
 
     /// How many names there are.
     pub fn len(&self) -> usize {
-        self.by_text.len()
+        self.by_name.len()
     }
 
     /// Whether there is no name.
     pub fn is_empty(&self) -> bool {
-        self.by_text.is_empty()
+        self.by_name.is_empty()
     }
 
     /// Forgets the `count` names that were touched first, or all if there are fewer.
     pub fn forget_first(&mut self, count: usize) {
-        self.by_text.drain(..count.min(self.len()));
+        self.by_name.drain(..count.min(self.len()));
     }
 }
 

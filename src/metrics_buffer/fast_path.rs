@@ -110,7 +110,7 @@ fn add_by_text<M: Method>(
     value: M::Value,
 ) -> Option<bool> {
     let text = name.to_str().ok()?.as_bytes();
-    M::sums(&mut buffer.lock()).add_by_text(text, value).ok()
+    M::sums(&mut buffer.lock()).add_by_text(text, name.as_ptr().addr(), value).ok()
 }
 
 unsafe extern "C" fn call<M: Method>(
