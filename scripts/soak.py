@@ -39,8 +39,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.backends import Outage
 from support.buffers import DeliveryAdapter
-from support.children import UNIT, assert_empty_and_working, exit_after, fork_child, wait_for_child
+from support.children import assert_empty_and_working, exit_after, fork_child, wait_for_child
 from support.memory import resident_bytes
+from support.times import UNIT
 
 HANG_SECONDS = 120  # seconds in which even a busy machine gets somewhere
 PROGRESS_SECONDS = 10.0  # seconds between lines about the progress

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer._commands.doctor import self_check
 from support.arroyo_releases import release_folder
+from support.programs import run_to_end
 
 BUFFER = "arroyo.processing.processor.MetricsBuffer"
 
@@ -22,14 +21,7 @@ def doctor(
 ) -> subprocess.CompletedProcess[str]:
     """Run it in an interpreter that has run some code first."""
     code = f"{first}\nfrom arroyo_metrics_buffer._commands import cli; raise SystemExit(cli.main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, "doctor", *arguments],
-        capture_output=True,
-        check=False,
-        env=os.environ | environment,
-        text=True,
-        timeout=120,
-    )
+    return run_to_end(sys.executable, "-c", code, "doctor", *arguments, **environment)
 
 
 def test_where_all_is_well_it_says_so_and_exits_with_0() -> None:
@@ -194,14 +186,3 @@ def test_the_self_check_goes_on_until_there_were_some_flushes() -> None:
     assert check.flushes >= 10
     assert check.is_exact()
     assert check.made == check.delivered > 0
-
-
-def test_it_is_a_command_of_the_package() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "arroyo_metrics_buffer", "doctor"],
-        capture_output=True,
-        check=False,
-        cwd=Path(__file__).parent,
-        timeout=120,
-    )
-    assert ran.returncode == 0

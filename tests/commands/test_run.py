@@ -218,7 +218,7 @@ def test_a_run_in_a_run_in_another_environment_ends_and_patches(tmp_path: Path) 
     """The same folder by another name is another folder."""
     other = tmp_path / "other"
     other.symlink_to(Path(STARTUP_FOLDER).parent, target_is_directory=True)
-    environment = {"PYTHONPATH": str(other / "_commands" / "startup")}
+    environment = {"PYTHONPATH": str(other / "startup")}
     result = ended(*RUN, *python(DEFINE_TELL + "tell()"), environment=environment)
     assert (result.stdout, result.stderr) == ("arroyo_metrics_buffer\n", "")
 
@@ -409,12 +409,3 @@ def test_a_command_that_cannot_be_started_gives_126(tmp_path: Path) -> None:
     result = ended(*RUN, path)
     assert result.returncode == 126
     assert result.stderr == f"arroyo-metrics-buffer: {path}: Permission denied\n"
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["--"], ["--", ""], ["--on-backend-error", "log"], ["--no-such-option", "a"]]
-)
-def test_without_a_command_the_usage_is_shown_and_the_status_is_2(arguments: list[str]) -> None:
-    result = ended(CONSOLE_SCRIPT, "run", *arguments)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("usage: arroyo-metrics-buffer ")

@@ -10,11 +10,11 @@ import pytest
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Recorder
 from support.threads import run_together
+from support.times import UNIT
 
 pytestmark = pytest.mark.usefixtures("tiny_switch_interval")
 
 CALLS = 20_000  # by each thread
-UNIT = 2.0**-10  # seconds; multiples of it add up exactly in any order
 
 
 def pending(buffer: MetricsBuffer) -> Counter[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import inspect
-import subprocess
 import sys
 import time
 from typing import Any
@@ -17,16 +16,8 @@ from arroyo.utils import metrics as arroyo_metrics
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Recorder
-
-
-class Clock:
-    """Shows what it was set to."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.programs import run_to_end
+from support.times import ManualClock
 
 
 def test_the_signature_can_be_inspected() -> None:
@@ -44,7 +35,7 @@ def test_without_a_backend_it_is_the_one_arroyo_is_configured_with_at_that_momen
 
 @pytest.mark.parametrize(("seconds", "flushes"), [(5.0, 0), (5.001, 1)])
 def test_without_an_interval_it_is_arroyos_at_that_moment(seconds: float, flushes: int) -> None:
-    backend, clock = Recorder(), Clock()
+    backend, clock = Recorder(), ManualClock()
     with mock.patch.object(processor, "METRICS_FREQUENCY_SEC", 5):
         buffer = MetricsBuffer(backend, clock=clock)
     clock.now = seconds
@@ -66,14 +57,13 @@ now = 1.001
 buffer.incr_counter("now", 1)
 assert not any(name.split(".")[0] in ("arroyo", "confluent_kafka") for name in sys.modules)
 """
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.splitlines() == ["not yet 1", "now 1"]
+    ran = run_to_end(sys.executable, "-W", "error", "-c", code)
+    assert ran.stdout.splitlines() == ["not yet 1", "now 1"], ran.stderr
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_without_a_clock_it_is_the_installed_one() -> None:
-    backend, clock = Recorder(), Clock()
+    backend, clock = Recorder(), ManualClock()
     arroyo_metrics_buffer.install(clock=clock)
     buffer = MetricsBuffer(backend, flush_interval=10)
     arroyo_metrics_buffer.install()
@@ -131,7 +121,7 @@ def test_a_collection_while_a_buffer_is_being_made_is_harmless() -> None:
     before = gc.get_threshold()
     gc.set_threshold(1)
     try:
-        buffers = [MetricsBuffer(Recorder(), clock=Clock()) for _ in range(1_000)]
+        buffers = [MetricsBuffer(Recorder(), clock=ManualClock()) for _ in range(1_000)]
     finally:
         gc.set_threshold(*before)
     assert all(isinstance(buffer.metrics, Recorder) for buffer in buffers)

@@ -12,7 +12,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from arroyo.processing import processor
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -240,7 +239,3 @@ def test_more_names_than_are_found_by_identity_keep_their_order_and_totals() -> 
             buffer.incr_counter(f"name {i}", i)
     buffer.flush()
     assert backend.calls == [("increment", f"name {i}", 3 * i) for i in range(1000)]
-
-
-def test_arroyos_module_has_the_class_after_import() -> None:
-    assert vars(processor)["MetricsBuffer"] is MetricsBuffer

@@ -28,8 +28,10 @@ import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Blocking, Call, Outage, Recorder
 from support.buffers import DeliveryAdapter
-from support.children import DEADLINE, UNIT, assert_empty_and_working, fork_child, wait_for_child
+from support.children import DEADLINE, assert_empty_and_working, fork_child, wait_for_child
+from support.new_interpreter import in_new_interpreter
 from support.threads import run_together
+from support.times import UNIT
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()"),
@@ -41,20 +43,19 @@ FORKS_PER_TEST = int(os.environ.get("FORKS", "0")) // 12
 FORKING_TEST_DEADLINE = 2 * DEADLINE + FORKS_PER_TEST / 4  # seconds for such a test
 
 
+KINDS: dict[str, type[MetricsBuffer | DeliveryAdapter]] = {
+    "MetricsBuffer": MetricsBuffer,
+    "DeliveryBuffer": DeliveryAdapter,
+}
+
+
 @pytest.mark.parametrize("attempt", range(8))
-@pytest.mark.parametrize("kind", [MetricsBuffer, DeliveryAdapter])
-def test_a_child_forked_in_the_midst_of_a_first_flush_can_flush(
-    kind: type[MetricsBuffer | DeliveryAdapter], attempt: int
-) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@in_new_interpreter
+def test_a_child_forked_in_the_midst_of_a_first_flush_can_flush(kind: str, attempt: int) -> None:
     # What is made at the first use of something, and guarded meanwhile, the child finds half made.
-    # By chance, and counters_of_1 in the life of an interpreter: so in several.
-    program = f"import test_fork; test_fork.flush_and_fork(test_fork.{kind.__name__})"
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        timeout=2 * DEADLINE,
-    )
+    # By chance, and once in the life of an interpreter: so in several.
+    flush_and_fork(KINDS[kind])
 
 
 def flush_and_fork(kind: type[MetricsBuffer | DeliveryAdapter]) -> None:

@@ -24,6 +24,14 @@ class RefusalError(Exception):
     """What a filter raises."""
 
 
+def with_a_refused_counter() -> MetricsBuffer:
+    backend = Flaky()
+    backend.refused = {"x"}
+    buffer = MetricsBuffer(backend, flush_interval=math.inf)
+    buffer.incr_counter("x", 1)
+    return buffer
+
+
 @pytest.fixture
 def raising_filter() -> Iterator[None]:
     def refuse(record: logging.LogRecord) -> bool:
@@ -78,13 +86,10 @@ def test_each_record_names_the_python_code_that_called_the_buffer(
     arroyo_metrics_buffer.install(on_backend_error=on_backend_error)
     caplog.set_level(logging.DEBUG, LOGGER.name)
     caplog.clear()
-    backend = Flaky()
-    backend.refused = {"x"}
-    buffer = MetricsBuffer(backend, flush_interval=math.inf)
-    buffer.incr_counter("x", 1)
+    buffer = with_a_refused_counter()
     with contextlib.suppress(Outage):
         flush(buffer)
-    backend.refused = set()
+    buffer.metrics.refused = set()
     flush(buffer)
     place = (
         __file__,
@@ -136,10 +141,7 @@ def test_an_error_in_logging_stops_no_consumer_whose_backend_errors_are_logged(
     reported: list[Any] = []
     monkeypatch.setattr("sys.unraisablehook", reported.append)
     arroyo_metrics_buffer.install(on_backend_error="log")
-    backend = Flaky()
-    backend.refused = {"x"}
-    buffer = MetricsBuffer(backend, flush_interval=math.inf)
-    buffer.incr_counter("x", 1)
+    buffer = with_a_refused_counter()
     buffer.flush()
     assert buffer.snapshot() == ({}, {"x": 1})
     assert [type(each.exc_value) for each in reported] == [RefusalError]
@@ -168,10 +170,7 @@ def test_an_error_in_logging_is_raised_after_everything_was_sent() -> None:
 
 @pytest.mark.usefixtures("raising_filter")
 def test_the_error_of_the_backend_comes_before_an_error_in_logging() -> None:
-    backend = Flaky()
-    backend.refused = {"x"}
-    buffer = MetricsBuffer(backend, flush_interval=math.inf)
-    buffer.incr_counter("x", 1)
+    buffer = with_a_refused_counter()
     with pytest.raises(Outage):
         buffer.flush()
     assert buffer.snapshot() == ({}, {"x": 1})
@@ -186,10 +185,7 @@ def test_an_interrupt_of_logging_comes_before_the_error_of_the_backend(
 
     monkeypatch.setattr(LOGGER, "filters", [interrupt])
     arroyo_metrics_buffer.install(on_backend_error=on_backend_error)
-    backend = Flaky()
-    backend.refused = {"x"}
-    buffer = MetricsBuffer(backend, flush_interval=math.inf)
-    buffer.incr_counter("x", 1)
+    buffer = with_a_refused_counter()
     with pytest.raises(KeyboardInterrupt):
         buffer.flush()
     assert buffer.snapshot() == ({}, {"x": 1})
@@ -213,10 +209,7 @@ def test_a_handler_may_call_the_buffer() -> None:
     handler = Handler()
     LOGGER.addHandler(handler)
     try:
-        backend = Flaky()
-        backend.refused = {"x"}
-        buffer = MetricsBuffer(backend, flush_interval=math.inf)
-        buffer.incr_counter("x", 1)
+        buffer = with_a_refused_counter()
         with pytest.raises(Outage):
             buffer.flush()
         assert buffer.snapshot() == ({}, {"x": 1, "WARNING": 1})

@@ -43,21 +43,13 @@ from arroyo_metrics_buffer._core import DeliveryBuffer
 from support.backends import Outage, Recorder
 from support.new_interpreter import in_new_interpreter
 from support.threads import DEADLINE
+from support.times import ManualClock
 
 needs_posix_signals = pytest.mark.skipif(
     sys.platform == "win32", reason="no SIGALRM and no pthread_kill()"
 )
 
 ENTRY_VALUES = [1, 2, 4, 8]  # the values a flush sends, in order; no two subsets have the same sum
-
-
-class Clock:
-    """Stands still until it is set."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Backend:
@@ -102,7 +94,7 @@ class Flush(NamedTuple):
 
 def flush_of_metrics_buffer(backend: Backend, missing: str | None = None) -> Flush:
     """By ``flush()``, or by the call that adds the missing entry and finds the flush due."""
-    clock = Clock()
+    clock = ManualClock()
     buffer = ByProperty(backend, flush_interval=0, clock=clock)
     buffer.backend = backend
     adding = {
@@ -119,7 +111,7 @@ def flush_of_metrics_buffer(backend: Backend, missing: str | None = None) -> Flu
 
 
 def flush_of_delivery_buffer(backend: Backend) -> Flush:
-    buffer = DeliveryBuffer(flush_interval=0, clock=Clock())
+    buffer = DeliveryBuffer(flush_interval=0, clock=ManualClock())
     buffer.add({"success": 1, "error": 2}, [4, 8])
     flush = functools.partial(buffer.flush, backend, "a producer")
     return Flush(buffer, backend, flush, flush)

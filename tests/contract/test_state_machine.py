@@ -39,9 +39,9 @@ from support.backends import LATENCY, STATUS, Call, Outage, ProducerBackend, Rec
 from support.hypothesis_settings import settings
 from support.new_interpreter import in_new_interpreter, note_attempt
 from support.threads import DEADLINE
+from support.times import UNIT
 
 MAX_COUNT = 2**63 - 1
-UNIT = 2.0**-10  # seconds; multiples of it add up exactly in any order
 LOGGER = logging.getLogger("arroyo_metrics_buffer")
 
 AnyCall = TypeVar("AnyCall", Call, TaggedCall)

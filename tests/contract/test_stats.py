@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import sys
-import threading
 from dataclasses import FrozenInstanceError, asdict, replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from arroyo_metrics_buffer._core import DeliveryBuffer
 from support.backends import Flaky, Outage, ProducerBackend, Recorder
 from support.new_interpreter import in_new_interpreter
 from support.producers import closed_after_test
+from support.threads import run_together
 
 NOTHING_DONE = BufferStats(0, 0, 0, 0, 0, None, None)
 
@@ -276,29 +276,21 @@ def test_what_uninstall_hands_back_is_not_counted_as_sent() -> None:
     assert len(vars(producer)["_ConfluentProducer__callback_latency"]) == 1
 
 
+@pytest.mark.usefixtures("tiny_switch_interval")
 def test_threads_that_flush_at_once_are_all_counted() -> None:
     before = stats().consumer
-    switch_interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        backend = Recorder()
+    backend = Recorder()
 
-        def write_and_flush() -> None:
-            buffer = MetricsBuffer(backend, flush_interval=math.inf)
-            for _ in range(1000):
-                buffer.incr_counter("x", 1)
-                buffer.flush()
+    def write_and_flush() -> None:
+        buffer = MetricsBuffer(backend, flush_interval=math.inf)
+        for _ in range(1000):
+            buffer.incr_counter("x", 1)
+            buffer.flush()
 
-        threads = [threading.Thread(target=write_and_flush) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(switch_interval)
+    run_together(*[write_and_flush] * 4)
     assert counts(stats().consumer) == counts(before, flushes=4000, entries_sent=4000)
 
 
-def test_they_are_frozen() -> None:
+def test_stats_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         stats().consumer = NOTHING_DONE  # type: ignore[misc]

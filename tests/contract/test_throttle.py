@@ -10,21 +10,12 @@ import pytest
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Recorder
 from support.threads import DEADLINE, run_together
-
-
-class Clock:
-    """Shows what it was set to."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.times import ManualClock
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
@@ -33,12 +24,12 @@ def backend() -> Recorder:
 
 
 @pytest.fixture
-def buffer(backend: Recorder, clock: Clock) -> MetricsBuffer:
+def buffer(backend: Recorder, clock: ManualClock) -> MetricsBuffer:
     return MetricsBuffer(backend, flush_interval=1.0, clock=clock)
 
 
 def test_nothing_is_sent_before_more_than_the_interval_has_passed(
-    buffer: MetricsBuffer, backend: Recorder, clock: Clock
+    buffer: MetricsBuffer, backend: Recorder, clock: ManualClock
 ) -> None:
     clock.now = 1.0
     buffer.incr_counter("x", 1)
@@ -50,7 +41,7 @@ def test_nothing_is_sent_before_more_than_the_interval_has_passed(
 
 @pytest.mark.parametrize("method", ["incr_counter", "incr_timing"])
 def test_the_call_that_finds_the_interval_passed_is_part_of_the_flush(
-    buffer: MetricsBuffer, backend: Recorder, clock: Clock, method: str
+    buffer: MetricsBuffer, backend: Recorder, clock: ManualClock, method: str
 ) -> None:
     clock.now = 2.0
     getattr(buffer, method)("x", 1)
@@ -60,7 +51,7 @@ def test_the_call_that_finds_the_interval_passed_is_part_of_the_flush(
 
 
 def test_an_explicit_flush_starts_the_interval_anew(
-    buffer: MetricsBuffer, backend: Recorder, clock: Clock
+    buffer: MetricsBuffer, backend: Recorder, clock: ManualClock
 ) -> None:
     clock.now = 0.9
     buffer.flush()
@@ -72,7 +63,7 @@ def test_an_explicit_flush_starts_the_interval_anew(
     assert len(backend.calls) == 1
 
 
-def test_the_interval_counts_from_the_beginning_of_a_flush(clock: Clock) -> None:
+def test_the_interval_counts_from_the_beginning_of_a_flush(clock: ManualClock) -> None:
     class Backend(Recorder):
         def increment(self, name: str, value: int) -> None:
             clock.now += 5
@@ -86,7 +77,7 @@ def test_the_interval_counts_from_the_beginning_of_a_flush(clock: Clock) -> None
     assert len(backend.calls) == 2
 
 
-def test_a_failed_flush_is_not_tried_again_by_the_next_call(clock: Clock) -> None:
+def test_a_failed_flush_is_not_tried_again_by_the_next_call(clock: ManualClock) -> None:
     class Backend:
         calls = 0
 
@@ -105,7 +96,7 @@ def test_a_failed_flush_is_not_tried_again_by_the_next_call(clock: Clock) -> Non
 
 
 @pytest.mark.usefixtures("tiny_switch_interval")
-def test_of_many_threads_that_find_the_interval_passed_one_flushes(clock: Clock) -> None:
+def test_of_many_threads_that_find_the_interval_passed_one_flushes(clock: ManualClock) -> None:
     class CountsFlushes(MetricsBuffer):
         def __init__(self) -> None:
             super().__init__(Recorder(), flush_interval=1.0, clock=clock)
@@ -123,7 +114,7 @@ def test_of_many_threads_that_find_the_interval_passed_one_flushes(clock: Clock)
 
 
 def test_an_infinite_interval_leaves_flushing_to_the_caller(
-    backend: Recorder, clock: Clock
+    backend: Recorder, clock: ManualClock
 ) -> None:
     buffer = MetricsBuffer(backend, flush_interval=float("inf"), clock=clock)
     clock.now = 1e300

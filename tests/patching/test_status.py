@@ -173,6 +173,7 @@ def test_a_subclass_that_somebody_else_put_in_place_is_told_and_protects(
     monkeypatch.setattr(processor, "MetricsBuffer", Extended)
     target = of_buffer()
     assert target.state == "patched"
+    assert target.reason.endswith("Extended")
     (change,) = target.changes
     assert change.endswith("Extended")
     assert target.protected
@@ -280,12 +281,8 @@ assert arroyo_metrics_buffer.status().protected
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_buffers_that_the_garbage_collector_does_not_see_any_more_protect_no_more() -> None:
-    frozen_buffers()
-
-
 @in_new_interpreter
-def frozen_buffers() -> None:
+def test_buffers_that_the_garbage_collector_does_not_see_any_more_protect_no_more() -> None:
     early = buffer_of_arroyos_own()
     gc.freeze()
     assert (of_buffer().unpatched, of_buffer().protected) == (None, False)
@@ -322,12 +319,8 @@ def buffer_of_arroyos_own() -> Any:
     return buffer
 
 
-def test_buffers_of_a_module_that_was_imported_anew_since_are_counted() -> None:
-    buffers_before_reload()
-
-
 @in_new_interpreter
-def buffers_before_reload() -> None:
+def test_buffers_of_a_module_that_was_imported_anew_since_are_counted() -> None:
     early = [buffer_of_arroyos_own()]
     for count in 2, 3:
         importlib.reload(processor)
@@ -355,12 +348,8 @@ def test_a_class_of_somebody_else_is_not_even_asked_for_its_name() -> None:
     del MetricsBuffer  # alive until now
 
 
-def test_producers_of_a_module_that_was_imported_anew_since_are_counted() -> None:
-    producers_before_reload()
-
-
 @in_new_interpreter
-def producers_before_reload() -> None:
+def test_producers_of_a_module_that_was_imported_anew_since_are_counted() -> None:
     arroyo_metrics_buffer.uninstall()
     producer = consumer.ConfluentProducer({"log_level": 0})
     importlib.reload(consumer)
@@ -401,12 +390,8 @@ def test_producers_are_counted_while_their_class_is_not_patched() -> None:
     assert producer
 
 
-def test_a_processor_that_was_made_before_the_import_is_told() -> None:
-    processor_before_import()
-
-
 @in_new_interpreter
-def processor_before_import() -> None:
+def test_a_processor_that_was_made_before_the_import_is_told() -> None:
     from arroyo.processing.processor import StreamProcessor  # noqa: PLC0415
     from arroyo.types import Topic  # noqa: PLC0415
 

@@ -13,9 +13,9 @@ from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Recorder
 from support.buffers import DeliveryAdapter
 from support.threads import run_together
+from support.times import UNIT
 
 DEADLINE = 30  # seconds for a child, which needs milliseconds
-UNIT = 2.0**-10  # seconds; multiples of it add up exactly in any order
 
 
 def exit_after(job: Callable[[], object]) -> NoReturn:

@@ -1,12 +1,29 @@
-"""Programs that a test starts, watches and interrupts."""
+"""Programs that a test runs to their end, or starts, watches and interrupts."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+DEADLINE = 180  # seconds for a program that ends by itself, so passing it is a hang
+
+
+def run_to_end(
+    *command: str | os.PathLike[str], **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, with variables beside those of this process."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        check=False,
+        env=os.environ | environment,
+        text=True,
+        timeout=DEADLINE,
+    )
 
 
 @contextmanager
