@@ -1,24 +1,160 @@
-"""Waits for modules to be imported."""
+"""Sees the imports of some modules, for as long as the process lives.
+
+A hook that fires once is not enough: a module may be dropped and imported anew, and other finders
+may come first later. So the finder here stays in ``sys.meta_path``. It finds nothing itself: it
+asks the finders behind it, and wraps the loader of a module that it waits for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import ModuleType
+import sys
+import threading
+from contextlib import suppress
 
-from wrapt import register_post_import_hook
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import ModuleType
+    from typing import Any
+
+    # Gets a module, and whether others may have used it before.
+    Call = Callable[[ModuleType, bool], None]
 
 
-def when_imported(name: str, call: Callable[[bool], None]) -> None:
-    """Have ``call`` called when a module is imported, before anyone else can use the module.
+def loaded(name: str) -> ModuleType | None:
+    """A module that is loaded, or being loaded: None for one that waits to be used first."""
+    module = sys.modules.get(name)
+    # As importlib.util.LazyLoader leaves it. To look into it would load it.
+    return None if type(module).__name__ == "_LazyModule" else module
 
-    Args:
-        name: The module's. If the module is loaded already, ``call`` is called at once.
-        call: Gets whether the module was loaded already, so that others may have used it.
+
+def is_half_imported(module: ModuleType | None) -> bool:
+    """Whether the module's code still runs, as importlib marks that."""
+    try:
+        return getattr(getattr(module, "__spec__", None), "_initializing", False) is True
+    except Exception:  # noqa: BLE001 - of what is no module, though it stands in the place of one
+        return False
+
+
+class ImportHook:
+    """A finder that calls back whenever one of some modules is imported.
+
+    It goes back to the front of ``sys.meta_path`` when it finds itself behind another finder. A
+    module that was loaded past it is called back about at the next import of anything. There is no
+    lock, since forks, signal handlers and other threads come at any moment: a call back may come
+    twice.
     """
-    is_registering = True
 
-    def imported(_module: ModuleType) -> None:
-        call(is_registering)
+    def __init__(self) -> None:
+        self._calls: Mapping[str, Call] = {}
+        self._seen: dict[str, ModuleType] = {}  # those that were called back about
+        self._finding = threading.local()
 
-    register_post_import_hook(imported, name)
-    is_registering = False
+    def start(self, calls: Mapping[str, Call]) -> None:
+        """Wait for modules, by name."""
+        self._calls = calls
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+
+    def stop(self) -> None:
+        """Wait for nothing."""
+        self._calls = {}
+        while self in sys.meta_path:
+            self._leave()
+
+    def catch_up(self) -> None:
+        """Do now what would be done at the next import of anything."""
+        if not self._calls:
+            return
+        if sys.meta_path[:1] != [self]:
+            self._leave()
+            sys.meta_path.insert(0, self)
+        for name in self._calls:
+            module = loaded(name)
+            if module is None or module is self._seen.get(name) or is_half_imported(module):
+                continue
+            self._call(name, module, was_used=True)
+
+    def _leave(self) -> None:
+        with suppress(ValueError):
+            sys.meta_path.remove(self)
+
+    def can_be_imported(self, name: str) -> bool:
+        """Whether there is a top-level module of that name."""
+        try:
+            if name in sys.modules:
+                return bool(sys.modules[name])  # it may be None
+            return self._ask_the_others(name, None, None) is not None
+        except Exception:  # noqa: BLE001 - whatever a finder raises
+            return False
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """What importlib calls: how to load a module, or None for the other finders to tell."""
+        self.catch_up()
+        # A finder behind this one may itself ask all finders.
+        if name not in self._calls or getattr(self._finding, "name", None) == name:
+            return None
+        self._finding.name = name
+        try:
+            spec = self._ask_the_others(name, path, target)
+        finally:
+            self._finding.name = None
+        if hasattr(getattr(spec, "loader", None), "exec_module"):
+            spec.loader = Loader(spec.loader, name, self._loaded)
+        return spec
+
+    def _ask_the_others(self, name: str, path: Any, target: Any) -> Any:
+        for finder in sys.meta_path.copy():
+            if finder is not self and (find_spec := getattr(finder, "find_spec", None)) is not None:
+                spec = find_spec(name, path, target)
+                if spec is not None:
+                    return spec
+        return None
+
+    def _loaded(self, name: str, module: ModuleType) -> None:
+        if sys.modules.get(name) is module:  # and no copy that somebody made for another purpose
+            self._call(name, module, was_used=False)
+
+    def _call(self, name: str, module: ModuleType, *, was_used: bool) -> None:
+        self._seen[name] = module
+        if (call := self._calls.get(name)) is not None:
+            call(module, was_used)
+
+
+class Loader:
+    """A module's loader, and what to call when it has loaded the module.
+
+    To all who look at it, it is the loader. The module and its spec get the loader itself, before
+    any code of the module runs.
+    """
+
+    def __init__(self, loader: Any, name: str, call: Callable[[str, ModuleType], None]) -> None:
+        self._loader = loader
+        self._name = name
+        self._call = call
+
+    def exec_module(self, module: ModuleType) -> None:
+        spec: Any = module.__spec__
+        if getattr(spec, "loader", None) is self:
+            spec.loader = self._loader
+        if getattr(module, "__loader__", None) is self:
+            module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        self._call(self._name, module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def __repr__(self) -> str:
+        return repr(self._loader)
+
+    def __reduce__(self) -> Any:
+        # The loader is what is pickled. It may be a class, which has no method for that.
+        from copy import copy  # noqa: PLC0415
+
+        return copy, (self._loader,)
+
+    def _class(self) -> Any:
+        return type(self._loader)  # pyright: ignore[reportUnknownVariableType]
+
+    __class__: Any = property(_class)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import importlib
 import logging
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from types import ModuleType
 from typing import Literal
 
 from arroyo_metrics_buffer._core import configure
 
 from . import variables
-from .hook import when_imported
+from .hook import loaded
 from .log import log
 from .look import find, status
 from .state import installation
@@ -79,6 +79,7 @@ def uninstall() -> Status:
     configure(clock=None, on_backend_error=variables.on_backend_error())
     with installation.lock:
         installation.disabled = "uninstall() was called"
+        installation.hook.stop()
         reverted = list(installation.patches.values())
         for patch in reverted:
             patch.revert()
@@ -97,36 +98,32 @@ def _patch_all() -> None:
         return
     with installation.lock:
         installation.disabled = None
-        is_hooked, installation.is_hooked = installation.is_hooked, True
+        installation.hook.start({target.module: partial(_patch, target) for target in TARGETS})
     for target in TARGETS:
-        if not is_hooked:
-            when_imported(target.module, partial(_patch_and_report, target))
-        elif target.module in sys.modules:
-            _patch(target, in_use=True)
+        # Should another thread be in the middle of importing the module, this waits. Should that
+        # import fail, so does this one: there is nothing to patch yet, and the hook is in place.
+        if loaded(target.module) is not None:
+            with suppress(ImportError):
+                _patch(target, importlib.import_module(target.module), was_used=True)
         _report(target)
 
 
-def _patch_and_report(target: Target, in_use: bool) -> None:  # noqa: FBT001 - as the hook calls it
-    _patch(target, in_use=in_use)
-    _report(target)
-
-
-def _patch(target: Target, *, in_use: bool) -> None:
-    """Patch a module that is loaded, or is being loaded and not in use yet."""
-    # Waits if another thread is in the middle of importing it. Should that thread fail, so would
-    # this import; then there is nothing to patch yet, and the hook is still in place.
-    with suppress(ImportError):
-        module = importlib.import_module(target.module)
+def _patch(target: Target, module: ModuleType, was_used: bool) -> None:  # noqa: FBT001 - a callback
+    try:
         with installation.lock:
-            found = target.judge(getattr(module, target.attribute, None))
+            found = target.judge_in(module)
             if installation.disabled is None and found.state == "waiting":
-                installation.patches[target] = patch = target.patch(module, in_use=in_use)
+                installation.patches[target] = patch = target.patch(module, in_use=was_used)
                 patch.apply()
+    except Exception as error:  # noqa: BLE001 - an import of arroyo must not fail for it
+        log(logging.WARNING, "%s is not patched: %r", target.name, error)
+    else:
+        _report(target)
 
 
 def _report(target: Target) -> None:
     """Log what has become of a target, once."""
-    found = find(target, sys.modules.get(target.module))
+    found = find(target, loaded(target.module))
     with installation.lock:
         if installation.reported.get(target) == found:
             return

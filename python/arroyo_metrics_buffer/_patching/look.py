@@ -1,14 +1,13 @@
-"""What has become of arroyo's classes, at the moment of asking. Nothing is changed here."""
+"""What has become of arroyo's classes, at the moment of asking."""
 
 from __future__ import annotations
 
 import gc
-import importlib.util
-import sys
 from types import ModuleType
 
 from arroyo_metrics_buffer._core import on_backend_error
 
+from .hook import is_half_imported, loaded
 from .patch import changes
 from .state import installation
 from .status import Status, TargetStatus, environment
@@ -22,6 +21,7 @@ def status() -> Status:
     buffers of arroyo's own among all objects of the process: some 50 ms for a million, in which a
     thread that needs the GIL waits.
     """
+    installation.hook.catch_up()
     return Status(tuple(map(_status, TARGETS)), on_backend_error(), environment())
 
 
@@ -32,29 +32,22 @@ def find(target: Target, module: ModuleType | None) -> Finding:
     if module is None:
         return _find_before_import(target)
     with installation.lock:
-        return target.judge(getattr(module, target.attribute, None))
+        return target.judge_in(module)
 
 
 def _find_before_import(target: Target) -> Finding:
     package = target.module.partition(".")[0]
-    if not _can_be_imported(package):
+    if not installation.hook.can_be_imported(package):
         return Finding("missing", f"{package} is not installed", is_protected=False)
     return Finding("waiting", f"{target.module} is not imported yet", is_protected=True)
 
 
-def _can_be_imported(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except Exception:  # noqa: BLE001 - a module without a spec, whatever an import hook raises
-        return package in sys.modules
-
-
 def _status(target: Target) -> TargetStatus:
-    module = sys.modules.get(target.module)
-    # As importlib marks it. Asked before the class is: another thread may finish the import.
-    is_half_imported = getattr(getattr(module, "__spec__", None), "_initializing", False)
+    module = loaded(target.module)
+    # Asked before the class is: another thread may finish the import.
+    may_not_be_there_yet = is_half_imported(module)
     found = find(target, module)
-    if found.state in ("waiting", "missing") and is_half_imported:
+    if found.state in ("waiting", "missing") and may_not_be_there_yet:
         found = Finding("waiting", f"{target.module} is being imported", is_protected=True)
     with installation.lock:
         patch = installation.patches.get(target)

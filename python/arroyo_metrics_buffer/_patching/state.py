@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 
+from .hook import ImportHook
 from .patch import Patch
 from .targets import Finding, Target
 
@@ -23,18 +23,25 @@ class Installation:
         self.lock = threading.RLock()
         self.disabled: str | None = "install() was not called"
         """Why nothing is patched, in words; None while classes are to be patched."""
-        self.is_hooked = False
-        """Whether the imports of all targets are waited for."""
         self.patches: dict[Target, Patch] = {}
         self.reported: dict[Target, Finding] = {}
         """What was last logged about each target."""
-
-    def renew_lock(self) -> None:
-        """Let a child go on that was forked while another thread had the lock."""
-        self.lock = threading.RLock()
+        self.hook = ImportHook()
 
 
 installation = Installation()
 
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=installation.renew_lock)
+
+def _after_fork_in_child() -> None:
+    installation.lock.release()
+    # A thread that the child lacks may have been in the middle of install().
+    installation.hook.catch_up()
+
+
+if hasattr(os, "register_at_fork"):
+    # A fork waits for a thread that patches: the child gets each class whole, and a free lock.
+    os.register_at_fork(
+        before=installation.lock.acquire,
+        after_in_parent=installation.lock.release,
+        after_in_child=_after_fork_in_child,
+    )

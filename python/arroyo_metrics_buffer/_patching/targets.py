@@ -51,6 +51,15 @@ class Target(ABC):
             reason = f"it raises {type(error).__name__} where it is looked at"
             return Finding("unknown", reason, is_protected=False)
 
+    def judge_in(self, module: ModuleType) -> Finding:
+        """Find out what the name stands for in a module."""
+        try:
+            current = getattr(module, self.attribute, None)
+        except Exception as error:  # noqa: BLE001 - of what stands in the place of the module
+            reason = f"{self.module} raises {type(error).__name__} where it is looked at"
+            return Finding("unknown", reason, is_protected=False)
+        return self.judge(current)
+
     def recognise(self, current: object) -> Finding:
         """Do that, as far as the object lets itself be looked at."""
         if current is None:
