@@ -4,11 +4,15 @@ Importing this package makes arroyo's metrics buffers thread-safe, whether arroy
 it or after.
 """
 
+from typing import TYPE_CHECKING
+
 from ._core import MetricsBuffer, __version__
 from ._patching.install import install, install_on_import, uninstall
 from ._patching.look import status
-from ._patching.status import Environment, Status, TargetStatus
-from ._stats import BufferStats, Stats, stats
+
+if TYPE_CHECKING:
+    from ._patching.status import Environment, Status, TargetStatus
+    from ._stats import BufferStats, Stats, stats
 
 __all__ = [
     "BufferStats",
@@ -23,6 +27,20 @@ __all__ = [
     "status",
     "uninstall",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import what few programs need when it is first asked for: it takes time."""
+        if name in __all__:
+            from importlib import import_module  # noqa: PLC0415
+
+            for module in "._stats", "._patching.status":
+                if found := vars(import_module(module, __name__)).get(name):
+                    return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 install_on_import()
 del install_on_import

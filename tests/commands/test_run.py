@@ -33,7 +33,12 @@ def tell():
     from arroyo.processing import processor
     print(processor.MetricsBuffer.__module__, flush=True)
 """
-PRINT_IS_IMPORTED = "import sys; print('arroyo_metrics_buffer' in sys.modules)"
+PRINT_IS_IMPORTED = """
+import importlib.util, sys
+if importlib.util.find_spec("arroyo"):
+    import arroyo
+print("arroyo_metrics_buffer" in sys.modules)
+"""
 
 
 def ended(
@@ -113,11 +118,18 @@ if __name__ == "__main__":
     assert ended(*RUN, path).stdout == "arroyo_metrics_buffer\n"
 
 
-def test_the_package_is_imported_before_the_program_and_arroyo_is_not() -> None:
-    code = (
-        PRINT_IS_IMPORTED + "; print([name for name in sys.modules if name.startswith('arroyo.')])"
-    )
-    assert ended(*RUN, *python(code)).stdout == "True\n[]\n"
+def test_a_program_that_never_imports_arroyo_has_no_other_modules_than_without_it() -> None:
+    code = python("import sys; print(sorted({*sys.modules} - {'__future__'}))")
+    assert ended(*RUN, *code).stdout == ended(*code).stdout
+
+
+@pytest.mark.parametrize("name", ["logging", "platform", "signal", "threading", "typing"])
+def test_a_module_of_the_program_may_have_the_name_of_one_of_the_standard_librarys(
+    tmp_path: Path, name: str
+) -> None:
+    script(tmp_path / f"{name}.py", "whose = 'mine'")
+    program = script(tmp_path / "program.py", f"import {name}; print({name}.whose)")
+    assert ended(*RUN, program).stdout == "mine\n"
 
 
 def test_the_environment_still_turns_it_off() -> None:
@@ -161,12 +173,40 @@ def test_a_backend_error_is_logged_if_the_option_or_the_environment_says_so(
 # What was there before
 
 
-def test_the_users_sitecustomize_runs_after_the_package_and_is_the_module(tmp_path: Path) -> None:
-    code = "import sys; came_first = 'arroyo_metrics_buffer' in sys.modules"
-    own = script(tmp_path / "sitecustomize.py", code)
-    ask = python("import sitecustomize as own; print(own.came_first, own.__file__)")
-    result = ended(*RUN, *ask, environment={"PYTHONPATH": str(tmp_path)})
-    assert (result.stdout, result.stderr) == (f"True {own}\n", "")
+def test_the_users_sitecustomize_runs_too_and_is_the_module(tmp_path: Path) -> None:
+    own = script(tmp_path / "sitecustomize.py", "from arroyo.processing import processor")
+    ask = "import sitecustomize; print(sitecustomize.__file__, sitecustomize.__spec__.origin)"
+    result = ended(
+        *RUN, *python(TELL + ask + "; tell()"), environment={"PYTHONPATH": str(tmp_path)}
+    )
+    assert (result.stdout, result.stderr) == (f"{own} {own}\narroyo_metrics_buffer\n", "")
+
+
+# As New Relic's does: it loads the next one by its loader, if there is one.
+LOADS_THE_NEXT = """
+import os, sys
+from importlib.machinery import PathFinder
+path = [entry for entry in sys.path if entry != os.path.dirname(__file__)]
+if spec := PathFinder.find_spec("sitecustomize", path):
+    spec.loader.load_module("sitecustomize")
+print("agent", flush=True)
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("has_own", [False, True])
+@pytest.mark.parametrize("comes_first", [False, True])
+def test_an_agents_sitecustomize_that_loads_the_next_one_by_its_loader(
+    tmp_path: Path, *, comes_first: bool, has_own: bool
+) -> None:
+    script(tmp_path / "agent" / "sitecustomize.py", LOADS_THE_NEXT)
+    script(tmp_path / "own" / ("sitecustomize.py" if has_own else "other.py"), "print('own')")
+    agent, own = str(tmp_path / "agent"), str(tmp_path / "own")
+    path = [agent, FOLDER, own] if comes_first else [FOLDER, agent, own]
+    environment = {"PYTHONPATH": os.pathsep.join(path)}
+    result = ended(*python(TELL + "tell()"), environment=environment)
+    said = ["own"] * has_own + ["agent", "arroyo_metrics_buffer"]
+    assert (result.stdout.split(), result.stderr) == (said, "")
 
 
 @pytest.mark.parametrize(
@@ -345,14 +385,18 @@ def test_what_goes_in_comes_out_byte_by_byte() -> None:
 
 @pytest.mark.parametrize("option", ["-I", "-E", "-S"])
 def test_an_interpreter_that_ignores_the_environment_runs_unpatched(option: str) -> None:
-    code = PRINT_IS_IMPORTED + "; sys.exit(3)"
+    code = PRINT_IS_IMPORTED + "sys.exit(3)"
     result = ended(*RUN, sys.executable, option, "-c", code)
     assert (result.returncode, result.stdout, result.stderr) == (3, "False\n", "")
 
 
-def test_an_interpreter_without_the_package_says_so_and_runs_unpatched(tmp_path: Path) -> None:
+def test_an_interpreter_without_the_package_says_so_if_it_imports_arroyo(tmp_path: Path) -> None:
     venv.create(tmp_path, symlinks=True)
-    result = ended(*RUN, tmp_path / "bin" / "python", "-c", PRINT_IS_IMPORTED + "; sys.exit(3)")
+    other = [*RUN, str(tmp_path / "bin" / "python"), "-c", PRINT_IS_IMPORTED + "sys.exit(3)"]
+    result = ended(*other)
+    assert (result.returncode, result.stdout, result.stderr) == (3, "False\n", "")
+    script(tmp_path / "arroyo.py", "")
+    result = ended(*other, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (3, "False\n")
     missing = "arroyo_metrics_buffer"
     error = ModuleNotFoundError(f"No module named {missing!r}", name=missing)
@@ -388,7 +432,7 @@ def test_an_interpreter_where_the_import_fails_runs_on(tmp_path: Path, redirect:
     """Also where stderr is closed."""
     script(tmp_path / "arroyo_metrics_buffer.py", r"raise RuntimeError('of two\nlines')")
     extend = f'PYTHONPATH="$PYTHONPATH:$0" exec "$@" {redirect}'
-    result = ended(*RUN, "sh", "-c", extend, tmp_path, *python("print('goes on')"))
+    result = ended(*RUN, "sh", "-c", extend, tmp_path, *python("import arroyo; print('goes on')"))
     assert (result.returncode, result.stdout) == (0, "goes on\n")
     says = (
         rf"arroyo-metrics-buffer: {sys.executable} runs without it: RuntimeError('of two\nlines')"

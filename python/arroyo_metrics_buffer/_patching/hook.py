@@ -2,14 +2,16 @@
 
 A hook that fires once is not enough: a module may be dropped and imported anew, and other finders
 may come first later. So the finder here stays in ``sys.meta_path``. It finds nothing itself: it
-asks the finders behind it, and wraps the loader of a module that it waits for.
+asks the other finders, and wraps the loader that they give.
+
+``run`` executes this file when an interpreter starts, without the package. So it imports nothing:
+an application's own modules may have the names of the standard library's.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
-from contextlib import suppress
+from _thread import _local  # pyright: ignore[reportPrivateUsage] - threading.local
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def loaded(name: str) -> ModuleType | None:
-    """A module that is loaded, or being loaded: None for one that waits to be used first."""
+    """A module that is loaded or being loaded; None if it is not, or will be when it is used."""
     module = sys.modules.get(name)
     # As importlib.util.LazyLoader leaves it. To look into it would load it.
     return None if type(module).__name__ == "_LazyModule" else module
@@ -40,21 +42,20 @@ class ImportHook:
     """A finder that calls back whenever one of some modules is imported.
 
     It goes back to the front of ``sys.meta_path`` when it finds itself behind another finder. A
-    module that was loaded past it is called back about at the next import of anything. There is no
-    lock, since forks, signal handlers and other threads come at any moment: a call back may come
+    module that was loaded past it is called back about after the next import of anything. There is
+    no lock, since forks, signal handlers and other threads come at any moment: a call back may come
     twice.
     """
 
     def __init__(self) -> None:
         self._calls: Mapping[str, Call] = {}
         self._seen: dict[str, ModuleType] = {}  # those that were called back about
-        self._finding = threading.local()
+        self._finding = _local()
 
     def start(self, calls: Mapping[str, Call]) -> None:
         """Wait for modules, by name."""
         self._calls = calls
-        if self not in sys.meta_path:
-            sys.meta_path.insert(0, self)
+        self._go_first()
 
     def stop(self) -> None:
         """Wait for nothing."""
@@ -63,21 +64,11 @@ class ImportHook:
             self._leave()
 
     def catch_up(self) -> None:
-        """Do now what would be done at the next import of anything."""
-        if not self._calls:
-            return
-        if sys.meta_path[:1] != [self]:
-            self._leave()
-            sys.meta_path.insert(0, self)
-        for name in self._calls:
-            module = loaded(name)
-            if module is None or module is self._seen.get(name) or is_half_imported(module):
-                continue
-            self._call(name, module, was_used=True)
-
-    def _leave(self) -> None:
-        with suppress(ValueError):
-            sys.meta_path.remove(self)
+        """Call back about modules that were loaded past this finder."""
+        if self._calls:
+            self._go_first()
+        for name in self._missed():
+            self._call(name, sys.modules[name], was_used=True)
 
     def can_be_imported(self, name: str) -> bool:
         """Whether there is a top-level module of that name."""
@@ -90,9 +81,11 @@ class ImportHook:
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """What importlib calls: how to load a module, or None for the other finders to tell."""
-        self.catch_up()
+        self._go_first()
         # A finder behind this one may itself ask all finders.
-        if name not in self._calls or getattr(self._finding, "name", None) == name:
+        if getattr(self._finding, "name", None) == name:
+            return None
+        if name not in self._calls and not self._missed():
             return None
         self._finding.name = name
         try:
@@ -100,7 +93,7 @@ class ImportHook:
         finally:
             self._finding.name = None
         if hasattr(getattr(spec, "loader", None), "exec_module"):
-            spec.loader = Loader(spec.loader, name, self._loaded)
+            spec.loader = Loader(spec.loader, name, self._executed)
         return spec
 
     def _ask_the_others(self, name: str, path: Any, target: Any) -> Any:
@@ -111,20 +104,42 @@ class ImportHook:
                     return spec
         return None
 
-    def _loaded(self, name: str, module: ModuleType) -> None:
-        if sys.modules.get(name) is module:  # and no copy that somebody made for another purpose
+    def _executed(self, name: str, module: ModuleType) -> None:
+        # Nothing is called in find_spec(): importlib has a lock then that other imports wait for.
+        # A module that somebody loads as a copy, for another purpose, is not in sys.modules.
+        if name in self._calls and sys.modules.get(name) is module:
             self._call(name, module, was_used=False)
+        self.catch_up()
+
+    def _missed(self) -> list[str]:
+        return [
+            name
+            for name in self._calls
+            if (module := loaded(name)) is not None
+            if module is not self._seen.get(name) and not is_half_imported(module)
+        ]
 
     def _call(self, name: str, module: ModuleType, *, was_used: bool) -> None:
         self._seen[name] = module
         if (call := self._calls.get(name)) is not None:
             call(module, was_used)
 
+    def _go_first(self) -> None:
+        if self._calls and sys.meta_path[:1] != [self]:
+            self._leave()
+            sys.meta_path.insert(0, self)
+
+    def _leave(self) -> None:
+        try:
+            sys.meta_path.remove(self)
+        except ValueError:
+            return  # it is not there, or no more
+
 
 class Loader:
-    """A module's loader, and what to call when it has loaded the module.
+    """A module's loader, and what to call when it has executed the module.
 
-    To all who look at it, it is the loader. The module and its spec get the loader itself, before
+    To all who look at it, it is the loader. The module and its spec get the loader itself before
     any code of the module runs.
     """
 
@@ -134,6 +149,7 @@ class Loader:
         self._call = call
 
     def exec_module(self, module: ModuleType) -> None:
+        """What importlib calls: run the module's code."""
         spec: Any = module.__spec__
         if getattr(spec, "loader", None) is self:
             spec.loader = self._loader

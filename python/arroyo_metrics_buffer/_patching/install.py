@@ -6,13 +6,12 @@ for it. What is not recognised is left alone.
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from arroyo_metrics_buffer._core import configure
 
@@ -21,8 +20,10 @@ from .hook import loaded
 from .log import log
 from .look import find, status
 from .state import installation
-from .status import Status
 from .targets import TARGETS, Target
+
+if TYPE_CHECKING:
+    from .status import Status
 
 
 def install_on_import() -> None:
@@ -99,12 +100,14 @@ def _patch_all() -> None:
     with installation.lock:
         installation.disabled = None
         installation.hook.start({target.module: partial(_patch, target) for target in TARGETS})
+    from importlib import import_module  # noqa: PLC0415 - which few programs need
+
     for target in TARGETS:
         # Should another thread be in the middle of importing the module, this waits. Should that
         # import fail, so does this one: there is nothing to patch yet, and the hook is in place.
         if loaded(target.module) is not None:
             with suppress(ImportError):
-                _patch(target, importlib.import_module(target.module), was_used=True)
+                _patch(target, import_module(target.module), was_used=True)
         _report(target)
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from arroyo_metrics_buffer._core import on_backend_error
 
 from .hook import is_half_imported, loaded
 from .patch import changes
 from .state import installation
-from .status import Status, TargetStatus, environment
 from .targets import TARGETS, Finding, Target
+
+if TYPE_CHECKING:
+    from .status import Status, TargetStatus
 
 
 def status() -> Status:
@@ -21,6 +24,8 @@ def status() -> Status:
     buffers of arroyo's own among all objects of the process: some 50 ms for a million, in which a
     thread that needs the GIL waits.
     """
+    from .status import Status, environment  # noqa: PLC0415 - slow to import
+
     installation.hook.catch_up()
     return Status(tuple(map(_status, TARGETS)), on_backend_error(), environment())
 
@@ -43,6 +48,8 @@ def _find_before_import(target: Target) -> Finding:
 
 
 def _status(target: Target) -> TargetStatus:
+    from .status import TargetStatus  # noqa: PLC0415 - slow to import
+
     module = loaded(target.module)
     # Asked before the class is: another thread may finish the import.
     may_not_be_there_yet = is_half_imported(module)

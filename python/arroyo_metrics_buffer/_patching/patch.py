@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import FunctionType, ModuleType
@@ -65,10 +64,12 @@ class Patch:
 
 def changes(watched: Iterable[Attribute]) -> list[Change]:
     """What somebody else has replaced."""
+    from inspect import getattr_static  # noqa: PLC0415 - slow to import
+
     return [
         _change(f"{_name(owner)}.{name}", theirs, ours)
         for owner, name, ours in watched
-        if (theirs := inspect.getattr_static(owner, name, None)) is not ours
+        if (theirs := getattr_static(owner, name, None)) is not ours
     ]
 
 
@@ -85,6 +86,8 @@ def _change(place: str, theirs: object, ours: object) -> Change:
 
 
 def _extends(theirs: object, ours: object) -> bool:
+    import inspect  # noqa: PLC0415 - slow to import
+
     with suppress(Exception):  # it wraps itself, or raises where it is looked at
         if isinstance(theirs, type) and isinstance(ours, type):
             return issubclass(theirs, ours)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import sys
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Literal
 
 from arroyo_metrics_buffer._core import __version__
 
-State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
+from .targets import State, version
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,3 @@ def _platform() -> str:
     # Not platform.platform(), which asks a command as well, in a process of its own.
     parts = platform.system(), platform.release(), platform.machine(), *platform.libc_ver()
     return "-".join(filter(None, parts))
-
-
-@cache
-def version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None

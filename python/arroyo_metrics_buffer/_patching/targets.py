@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from abc import ABC, abstractmethod
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from types import MappingProxyType, ModuleType
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from arroyo_metrics_buffer._core import MetricsBuffer
 
 from . import older, producer, shapes
 from .patch import Attribute, Patch, class_module, class_name
-from .status import State, version
 
+State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
 NEWER = "look for a newer release of arroyo-metrics-buffer"
+
+
+@cache
+def version(distribution: str) -> str | None:
+    """The version of a distribution that is installed, or None."""
+    import importlib.metadata  # noqa: PLC0415 - takes longer than all else in this package
+
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(distribution)
+    return None
 
 
 class Finding(NamedTuple):
@@ -111,7 +121,7 @@ def _is_of_arroyo(cls: type) -> bool:
 def _methods_of(cls: type) -> tuple[Attribute, ...]:
     """The methods that a buffer's safety depends on, before anyone else can patch them."""
     names = ("incr_timing", "incr_counter", "flush")
-    return tuple(Attribute(cls, name, inspect.getattr_static(cls, name)) for name in names)
+    return tuple(Attribute(cls, name, getattr(cls, name)) for name in names)
 
 
 class MetricsBufferTarget(Target):

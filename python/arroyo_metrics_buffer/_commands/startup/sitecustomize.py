@@ -1,32 +1,75 @@
-"""Imports the package before the program does anything: ``arroyo-metrics-buffer run``.
+"""Has the package imported as soon as a program imports arroyo: ``arroyo-metrics-buffer run``.
 
 That puts this folder in front of PYTHONPATH, and ``site`` imports what it finds under this name
-whenever an interpreter starts. Any Python 3 among the program's children may be that interpreter.
+whenever an interpreter starts. Any Python 3 among the program's children may be that interpreter,
+and most never import arroyo. So nothing is imported here but what an interpreter has anyway: the
+program may have a module of its own with the name of one of the standard library's.
 """
 
-import contextlib
-import importlib
 import os
 import sys
+from _frozen_importlib import module_from_spec
+from _frozen_importlib_external import PathFinder, SourceFileLoader
 
-try:
-    importlib.import_module("arroyo_metrics_buffer")
-except Exception as error:  # noqa: BLE001 - another interpreter, most likely: its program has to run
-    # No subinterpreter can have it, and that is no news: a program may make one for each request.
-    if not (isinstance(error, ImportError) and "subinterpreters" in str(error)):
-        line = f"arroyo-metrics-buffer: {sys.executable} runs without it: {error!r}\n"
-        with contextlib.suppress(Exception):  # stderr may be closed
-            sys.stderr.write(line)
-
-# Now the module of this name that would have been found without this folder. What it raises is for
-# `site` to judge, as ever; so is the ImportError, if there is none. Where somebody else than `site`
-# runs this file, by its path, it is in nobody's way.
 _folder = os.path.dirname(__file__)  # noqa: PTH120 - as sys.path has it
-_by_site = getattr(sys.modules.get("sitecustomize"), "__dict__", None) is globals()
-if _by_site and _folder in sys.path:
-    sys.path.remove(_folder)
-    del sys.modules["sitecustomize"]
+
+
+def _wait_for_arroyo() -> None:
+    # Not by its name, which would import the package.
+    path = os.path.join(_folder, "..", "..", "_patching", "hook.py")  # noqa: PTH118
+    module = type(sys)("arroyo_metrics_buffer_hook")
+    SourceFileLoader(module.__name__, path).exec_module(module)
+    hook = module.ImportHook()
+
+    def import_package(*_: object) -> None:
+        hook.stop()
+        try:
+            __import__("arroyo_metrics_buffer")
+        except Exception as error:  # noqa: BLE001 - of another interpreter, most likely
+            _tell(error)
+
+    hook.start({"arroyo": import_package})
+
+
+def _tell(error: Exception) -> None:
+    """Say that the program runs without the package."""
+    # No subinterpreter can have it, and that is no news: a program may make one for each request.
+    if isinstance(error, ImportError) and "subinterpreters" in str(error):
+        return
+    line = "arroyo-metrics-buffer: %s runs without it: %r\n" % (sys.executable, error)  # noqa: UP031
     try:
-        importlib.import_module("sitecustomize")
+        sys.stderr.write(line)
+    except Exception:  # noqa: BLE001 - stderr may be closed
+        return
+
+
+def _run_next() -> None:
+    """Run the module of this name that would be found without this folder, in the place of this."""
+    spec = PathFinder.find_spec(__name__, sys.path[sys.path.index(_folder) + 1 :])
+    if spec is None or spec.loader is None:
+        if _is_imported_by_name():
+            raise ImportError("No module named %r" % __name__, name=__name__)  # noqa: UP031
+        return
+    sys.modules[__name__] = module = module_from_spec(spec)
+    sys.path.remove(_folder)  # that module may look for a next one too
+    try:
+        spec.loader.exec_module(module)
     finally:
         sys.path.insert(0, _folder)  # for children whose PYTHONPATH is made of it
+
+
+def _is_imported_by_name() -> bool:
+    """Whether an import statement came here, and not an agent that loads what it has found."""
+    frame = sys._getframe(3)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    while frame.f_code.co_filename.startswith("<frozen importlib"):
+        if frame.f_code.co_name == "_find_and_load":
+            return True
+        assert frame.f_back  # noqa: S101
+        frame = frame.f_back
+    return False
+
+
+_wait_for_arroyo()
+# What the next one raises is for whoever imports this to judge, as ever.
+if getattr(sys.modules.get(__name__), "__dict__", None) is globals() and _folder in sys.path:
+    _run_next()
