@@ -177,7 +177,7 @@ def test_the_users_sitecustomize_runs_too_and_is_the_module(tmp_path: Path) -> N
     own = script(tmp_path / "sitecustomize.py", "from arroyo.processing import processor")
     ask = "import sitecustomize; print(sitecustomize.__file__, sitecustomize.__spec__.origin)"
     result = ended(
-        *RUN, *python(TELL + ask + "; tell()"), environment={"PYTHONPATH": str(tmp_path)}
+        *RUN, *python(DEFINE_TELL + ask + "; tell()"), environment={"PYTHONPATH": str(tmp_path)}
     )
     assert (result.stdout, result.stderr) == (f"{own} {own}\narroyo_metrics_buffer\n", "")
 
@@ -202,9 +202,9 @@ def test_an_agents_sitecustomize_that_loads_the_next_one_by_its_loader(
     script(tmp_path / "agent" / "sitecustomize.py", LOADS_THE_NEXT)
     script(tmp_path / "own" / ("sitecustomize.py" if has_own else "other.py"), "print('own')")
     agent, own = str(tmp_path / "agent"), str(tmp_path / "own")
-    path = [agent, FOLDER, own] if comes_first else [FOLDER, agent, own]
+    path = [agent, STARTUP_FOLDER, own] if comes_first else [STARTUP_FOLDER, agent, own]
     environment = {"PYTHONPATH": os.pathsep.join(path)}
-    result = ended(*python(TELL + "tell()"), environment=environment)
+    result = ended(*python(DEFINE_TELL + "tell()"), environment=environment)
     said = ["own"] * has_own + ["agent", "arroyo_metrics_buffer"]
     assert (result.stdout.split(), result.stderr) == (said, "")
 
