@@ -312,7 +312,7 @@ p, c = lazily("arroyo.processing.processor"), lazily("arroyo.backends.kafka.cons
 
 
 @in_new_interpreter
-def patched_again() -> None:
+def test_arroyo_imported_anew_is_patched_again() -> None:
     import arroyo_metrics_buffer  # noqa: PLC0415
 
     for _ in range(3):
@@ -320,10 +320,6 @@ def patched_again() -> None:
         assert issubclass(module.MetricsBuffer, arroyo_metrics_buffer.MetricsBuffer)
         del sys.modules[PROCESSOR]
         assert arroyo_metrics_buffer.status().targets[0].state == "waiting"
-
-
-def test_arroyo_imported_anew_is_patched_again() -> None:
-    patched_again()
 
 
 def test_arroyo_found_by_a_finder_in_front_is_patched_when_the_status_is_asked() -> None:

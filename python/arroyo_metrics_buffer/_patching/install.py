@@ -100,15 +100,19 @@ def _patch_all() -> None:
     with installation.lock:
         installation.disabled = None
         installation.hook.start({target.module: partial(_patch, target) for target in TARGETS})
+    for target in TARGETS:
+        if loaded(target.module) is not None:
+            _patch_loaded(target)
+        _report(target)
+
+
+def _patch_loaded(target: Target) -> None:
     from importlib import import_module  # noqa: PLC0415 - which few programs need
 
-    for target in TARGETS:
-        # Should another thread be in the middle of importing the module, this waits. Should that
-        # import fail, so does this one: there is nothing to patch yet, and the hook is in place.
-        if loaded(target.module) is not None:
-            with suppress(ImportError):
-                _patch(target, import_module(target.module), was_used=True)
-        _report(target)
+    # Waits for another thread that is in the middle of importing the module. Should its import
+    # fail, so does this one: then there is nothing to patch yet, and the hook is in place.
+    with suppress(ImportError):
+        _patch(target, import_module(target.module), was_used=True)
 
 
 def _patch(target: Target, module: ModuleType, was_used: bool) -> None:  # noqa: FBT001 - a callback
