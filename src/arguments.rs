@@ -25,15 +25,20 @@ pub fn float(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
     value.extract().map_err(|error| not_a_number(parameter, value, error))
 }
 
-/// Seconds, 0 or more.
+/// Seconds. 0 or less means "always", as it does for arroyo.
 pub fn interval(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
     let seconds = float(parameter, value)?;
-    if seconds >= 0.0 {
-        Ok(seconds)
-    } else {
-        let message = format!("{parameter} must be 0 seconds or more, not {seconds}");
-        Err(PyValueError::new_err(message))
+    not_nan(parameter, seconds)
+}
+
+/// A number that is one: with NaN nothing would ever be due.
+pub fn not_nan(parameter: &str, seconds: f64) -> PyResult<f64> {
+    if seconds.is_nan() {
+        return Err(PyValueError::new_err(format!(
+            "{parameter} must be a number of seconds, not NaN"
+        )));
     }
+    Ok(seconds)
 }
 
 /// Anything that can be called.

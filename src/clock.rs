@@ -32,5 +32,6 @@ pub fn native_now() -> f64 {
 
 #[cold]
 fn call(clock: &Bound<'_, PyAny>) -> PyResult<f64> {
-    arguments::float("the return value of clock", &clock.call0()?)
+    const WHAT: &str = "the return value of clock";
+    arguments::not_nan(WHAT, arguments::float(WHAT, &clock.call0()?)?)
 }

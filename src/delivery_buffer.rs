@@ -22,13 +22,14 @@ use crate::stats;
 /// latencies are kept.
 ///
 /// Args:
-///     flush_interval: Seconds that have to pass before `record()` asks for a flush, 0 or more.
+///     flush_interval: Seconds that have to pass before `record()` asks for a flush. With 0 or less
+///         every call does.
 ///     clock: A callable that returns seconds, for tests. None stands for the one given to
 ///         `install()`, by default the system's monotonic coarse clock.
 ///
 /// Raises:
 ///     TypeError: `flush_interval` is not a number, or `clock` not callable.
-///     ValueError: `flush_interval` is negative or NaN.
+///     ValueError: `flush_interval` is NaN.
 #[pyclass(frozen, module = "arroyo_metrics_buffer._core")]
 pub struct DeliveryBuffer {
     buffer: Buffer<Deliveries>,

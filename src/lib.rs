@@ -6,6 +6,7 @@ mod arguments;
 mod buffer;
 mod clock;
 mod delivery_buffer;
+mod interpreter;
 mod logging;
 mod metrics_buffer;
 mod names;

@@ -110,7 +110,9 @@ pub fn put_back_with_traceback(py: Python<'_>, message: &str, error: PyErr) -> P
 
 fn python_logger(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     let logger = PYTHON_LOGGER.get_or_try_init(py, || {
-        py.import("logging")?.call_method1("getLogger", (LOGGER,)).map(Bound::unbind)
+        // Not by `logging.getLogger`, in whose place a test may have put something else.
+        let loggers = py.import("logging")?.getattr("Logger")?.getattr("manager")?;
+        loggers.call_method1("getLogger", (LOGGER,)).map(Bound::unbind)
     });
     logger.map(|logger| logger.bind(py))
 }

@@ -12,8 +12,10 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// The last flush began at `now`. Both in seconds.
+    /// The last flush began at `now`. Both in seconds. With an interval of 0 or less a flush is always
+    /// due, also where a coarse clock has not moved.
     pub fn new(flush_interval: f64, now: f64) -> Self {
+        let flush_interval = if flush_interval > 0.0 { flush_interval } else { f64::NEG_INFINITY };
         Self { flush_interval, last_flush: AtomicU64::new(now.to_bits()) }
     }
 

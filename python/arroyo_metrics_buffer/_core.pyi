@@ -27,10 +27,12 @@ class MetricsBuffer:
 
     Args:
         metrics: The backend, an object with `timing(name, value)` and `increment(name, value)`.
-            None stands for `arroyo.utils.metrics.get_metrics()`, as in arroyo's own class.
-        flush_interval: Seconds that have to pass before a call sends what is pending, 0 or more.
-            None stands for `arroyo.processing.processor.METRICS_FREQUENCY_SEC` as it is now, and
-            for the 1.0 that it is in every release where that module is not loaded.
+            None stands for `arroyo.utils.metrics.get_metrics()`, as in arroyo's own class, which
+            looks that function up in `arroyo.processing.processor`.
+        flush_interval: Seconds that have to pass before a call sends what is pending. With 0 or
+            less every call sends it. None stands for
+            `arroyo.processing.processor.METRICS_FREQUENCY_SEC` as it is now, and for the 1.0 that
+            it is in every release where that module is not loaded.
         clock: A callable that returns seconds, for tests. None stands for the one given to
             `install()`, by default the system's monotonic coarse clock, which no step of the wall
             clock moves.
@@ -38,7 +40,7 @@ class MetricsBuffer:
     Raises:
         ImportError: There is no `metrics` and arroyo can't be imported.
         TypeError: `flush_interval` is not a number, or `clock` not callable.
-        ValueError: `flush_interval` is negative or NaN.
+        ValueError: `flush_interval` is NaN.
         RuntimeError: The buffer is initialised already.
     """
 
@@ -112,13 +114,14 @@ class DeliveryBuffer:
     latencies are kept.
 
     Args:
-        flush_interval: Seconds that have to pass before `record()` asks for a flush, 0 or more.
+        flush_interval: Seconds that have to pass before `record()` asks for a flush. With 0 or less
+            every call does.
         clock: A callable that returns seconds, for tests. None stands for the one given to
             `install()`, by default the system's monotonic coarse clock.
 
     Raises:
         TypeError: `flush_interval` is not a number, or `clock` not callable.
-        ValueError: `flush_interval` is negative or NaN.
+        ValueError: `flush_interval` is NaN.
     """
 
     def __new__(

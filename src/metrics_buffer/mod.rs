@@ -18,6 +18,7 @@ use pyo3::types::{IntoPyDict, PyDict, PyString, PyTuple};
 
 use crate::arguments;
 use crate::buffer::Buffer;
+use crate::interpreter;
 use crate::names;
 use crate::stats;
 
@@ -36,10 +37,12 @@ const FLUSH_INTERVAL: f64 = 1.0;
 ///
 /// Args:
 ///     metrics: The backend, an object with `timing(name, value)` and `increment(name, value)`.
-///         None stands for `arroyo.utils.metrics.get_metrics()`, as in arroyo's own class.
-///     flush_interval: Seconds that have to pass before a call sends what is pending, 0 or more.
-///         None stands for `arroyo.processing.processor.METRICS_FREQUENCY_SEC` as it is now, and
-///         for the 1.0 that it is in every release where that module is not loaded.
+///         None stands for `arroyo.utils.metrics.get_metrics()`, as in arroyo's own class, which
+///         looks that function up in `arroyo.processing.processor`.
+///     flush_interval: Seconds that have to pass before a call sends what is pending. With 0 or
+///         less every call sends it. None stands for
+///         `arroyo.processing.processor.METRICS_FREQUENCY_SEC` as it is now, and for the 1.0 that
+///         it is in every release where that module is not loaded.
 ///     clock: A callable that returns seconds, for tests. None stands for the one given to
 ///         `install()`, by default the system's monotonic coarse clock, which no step of the wall
 ///         clock moves.
@@ -47,7 +50,7 @@ const FLUSH_INTERVAL: f64 = 1.0;
 /// Raises:
 ///     ImportError: There is no `metrics` and arroyo can't be imported.
 ///     TypeError: `flush_interval` is not a number, or `clock` not callable.
-///     ValueError: `flush_interval` is negative or NaN.
+///     ValueError: `flush_interval` is NaN.
 ///     RuntimeError: The buffer is initialised already.
 // Frozen: a class with `&mut self` methods raises "Already borrowed" when threads meet in it.
 #[pyclass(frozen, subclass, dict, weakref, module = "arroyo_metrics_buffer")]
@@ -92,7 +95,7 @@ impl MetricsBuffer {
         };
         let metrics = match metrics {
             Some(metrics) => metrics,
-            None => py.import("arroyo.utils.metrics")?.call_method0("get_metrics")?,
+            None => arroyo_metrics(py)?,
         };
         let buffer = Buffer::new(py, &stats::CONSUMER, shards(py)?, flush_interval, clock)?;
         self.buffer.set(buffer).map_err(|_| {
@@ -298,21 +301,25 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
 
 /// How many threads are to add at the same time without waiting for each other.
 fn shards(py: Python<'_>) -> PyResult<usize> {
-    let sys = py.import("sys")?;
-    // New in Python 3.13.
-    let Ok(is_gil_enabled) = sys.getattr("_is_gil_enabled") else { return Ok(1) };
-    if is_gil_enabled.call0()?.is_truthy()? {
+    if interpreter::is_gil_enabled(py)? {
         return Ok(1);
     }
     // More than there are cores, so that few of the threads that run have to share.
     Ok(4 * CORES.get().copied().unwrap_or(1))
 }
 
+const PROCESSOR: &str = "arroyo.processing.processor";
+
+/// The interval that arroyo's module has, if it is loaded that far.
 fn arroyo_flush_interval(py: Python<'_>) -> PyResult<f64> {
-    // Not imported for this: that is slow, and a module that isn't loaded has its default value.
-    let modules = py.import("sys")?.getattr("modules")?;
-    match modules.get_item("arroyo.processing.processor") {
-        Ok(processor) => processor.getattr("METRICS_FREQUENCY_SEC")?.extract(),
-        Err(_) => Ok(FLUSH_INTERVAL),
+    let seconds = interpreter::loaded(py, PROCESSOR, "METRICS_FREQUENCY_SEC")?;
+    Ok(seconds.and_then(|seconds| seconds.extract().ok()).unwrap_or(FLUSH_INTERVAL))
+}
+
+/// The backend that arroyo's class would use. The function is looked up where that class looks it up.
+fn arroyo_metrics(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    match interpreter::loaded(py, PROCESSOR, "get_metrics")? {
+        Some(get_metrics) => get_metrics.call0(),
+        None => py.import("arroyo.utils.metrics")?.call_method0("get_metrics"),
     }
 }

@@ -294,7 +294,7 @@ def test_samples_are_bounded_while_the_backend_is_down(
         (lambda b: b.add({"success": "1"}, []), TypeError, "cannot be interpreted as an integer"),
         (lambda b: b.add({"success": 1}, ["1"]), TypeError, "must be real number, not str"),
         (lambda b: b.add({"success": 1}, range(2**50)), TypeError, "not an instance of 'list'"),
-        (lambda _: DeliveryBuffer(flush_interval=-1), ValueError, "must be 0 seconds or more"),
+        (lambda _: DeliveryBuffer(flush_interval=math.nan), ValueError, "not NaN"),
         (lambda _: DeliveryBuffer(flush_interval="1"), TypeError, "must be a number, not str"),  # type: ignore[arg-type]
         (lambda _: DeliveryBuffer(flush_interval=1, clock=1), TypeError, "must be callable"),  # type: ignore[arg-type]
     ],

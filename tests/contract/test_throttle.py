@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections.abc import Callable
+from unittest import mock
 
 import pytest
+from arroyo.processing import processor
 
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Recorder
@@ -120,6 +124,48 @@ def test_an_infinite_interval_leaves_flushing_to_the_caller(
     clock.now = 1e300
     buffer.incr_counter("x", 1)
     assert backend.calls == []
+
+
+@pytest.mark.parametrize("interval", [0, -1, -math.inf])
+@pytest.mark.parametrize("clock", [None, lambda: 7.0], ids=["native", "standing still"])
+def test_with_an_interval_of_zero_or_less_every_call_flushes(
+    backend: Recorder, clock: Callable[[], float] | None, interval: float
+) -> None:
+    buffer = MetricsBuffer(backend, flush_interval=interval, clock=clock)
+    for count in range(1, 101):
+        buffer.incr_counter("x", 1)
+        assert len(backend.calls) == count
+
+
+@pytest.mark.parametrize("interval", [0, -1])
+def test_arroyos_constant_can_have_every_call_flush(backend: Recorder, interval: float) -> None:
+    with mock.patch.object(processor, "METRICS_FREQUENCY_SEC", interval):
+        buffer = MetricsBuffer(backend)
+    buffer.incr_timing("x", 1)
+    assert len(backend.calls) == 1
+
+
+def test_with_an_interval_of_zero_threads_leave_nothing_behind(backend: Recorder) -> None:
+    """A thread that does not flush, since another one does, is part of that one's flush."""
+    buffer = MetricsBuffer(backend, flush_interval=0)
+
+    def add() -> None:
+        for _ in range(1000):
+            buffer.incr_counter("x", 1)
+
+    run_together(*[add] * 4)
+    assert sum(value for _, _, value in backend.calls) == 4000
+
+
+def test_a_clock_that_returns_nan_is_refused_and_nothing_is_lost(backend: Recorder) -> None:
+    now = 0.0
+    buffer = MetricsBuffer(backend, flush_interval=1, clock=lambda: now)
+    now = math.nan
+    with pytest.raises(ValueError, match="clock must be a number of seconds, not NaN"):
+        buffer.incr_counter("x", 1)
+    now = 2.0
+    buffer.incr_counter("x", 1)
+    assert backend.calls == [("increment", "x", 2)]
 
 
 def test_the_native_clock_lets_calls_flush() -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-_logger = logging.getLogger("arroyo_metrics_buffer")
-
 
 def log(level: int, message: str, *arguments: object) -> None:
     """Log a record. What a filter or handler raises is dropped: an import must not fail for it."""
     with suppress(Exception):
-        _logger.log(level, message, *arguments, stacklevel=2)
+        logging.getLogger("arroyo_metrics_buffer").log(level, message, *arguments, stacklevel=2)
