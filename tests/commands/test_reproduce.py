@@ -90,7 +90,7 @@ def test_on_a_terminal_each_line_of_progress_takes_the_place_of_the_last(
     assert terminal.getvalue() == "\r1 s\x1b[K\r2 s\x1b[K\n"
 
 
-def test_ctrl_c_ends_it_and_what_it_started() -> None:
+def test_ctrl_c_ends_reproduce_and_the_processes_that_it_started() -> None:
     with started(*REPRODUCE, "--seconds", "100") as ran:
         assert ran.stderr
         assert PROGRESS.fullmatch(ran.stderr.readline().strip())
@@ -116,7 +116,7 @@ def test_ctrl_c_does_not_reach_a_run_in_the_background_of_a_shell() -> None:
     ("death", "told"),
     [("exit 3", "ended with exit status 3"), ("kill -KILL $$", "was ended by signal 9 (Killed)")],
 )
-def test_a_run_that_dies_is_told(
+def test_reproduce_tells_how_a_run_died(
     death: str,
     told: str,
     tmp_path: Path,

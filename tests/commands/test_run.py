@@ -281,7 +281,7 @@ spec.loader.exec_module(module)
     assert (result.stdout, result.stderr) == ("True\n", "")
 
 
-def test_safe_path_changes_nothing() -> None:
+def test_a_program_is_patched_under_pythonsafepath_too() -> None:
     result = ended(*RUN, *python(PRINT_IS_IMPORTED), environment={"PYTHONSAFEPATH": "1"})
     assert result.stdout == "True\n"
 
@@ -290,12 +290,12 @@ def test_safe_path_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 3, 255])
-def test_the_exit_code_is_the_programs(code: int) -> None:
+def test_the_exit_status_is_that_of_the_program(code: int) -> None:
     assert ended(*RUN, *python(f"raise SystemExit({code})")).returncode == code
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGPIPE])
-def test_a_program_that_dies_of_a_signal_is_seen_to(number: signal.Signals) -> None:
+def test_run_ends_by_the_signal_that_its_program_died_of(number: signal.Signals) -> None:
     kill = ["sh", "-c", f"kill -{number.name.removeprefix('SIG')} $$"]
     assert ended(*RUN, *kill).returncode == -number
     shell = ["sh", "-c", '"$@"; echo $?', "sh", *RUN, *kill]
@@ -342,7 +342,7 @@ ARGUMENTS = ["", " ", "a b", "--", "-h", "--on-backend-error", "-", "--", "*", "
 @pytest.mark.parametrize(
     "arguments", [[], ARGUMENTS, ARGUMENTS[::-1], ["--"], ["--", "--"], ["-h"]]
 )
-def test_arguments_are_unchanged(
+def test_the_arguments_of_a_program_are_unchanged(
     tmp_path: Path, separator: Sequence[str], arguments: Sequence[str]
 ) -> None:
     path = script(tmp_path / "a program", "import sys; print(sys.argv[1:])")
@@ -368,7 +368,7 @@ def test_a_script_that_names_no_interpreter_is_run_by_sh_as_without_it(
     assert result.stderr == ""
 
 
-def test_what_goes_in_comes_out_byte_by_byte() -> None:
+def test_stdin_and_stdout_pass_through_byte_by_byte() -> None:
     everything = bytes(range(256)) * 1000
     command = [
         *RUN,

@@ -141,7 +141,7 @@ def test_a_step_of_the_wall_clock_neither_stops_nor_causes_a_flush() -> None:
         ({"intervall": 1}, TypeError, "intervall"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(
+def test_an_argument_that_makes_no_sense_is_refused_by_its_name(
     arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

@@ -214,7 +214,9 @@ def test_what_is_put_back_comes_before_what_came_meanwhile(clock: list[float]) -
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
 @pytest.mark.usefixtures("clock")
-def test_no_error_is_too_grave_to_put_back(backend: ProducerBackend, error: BaseException) -> None:
+def test_an_error_that_ends_a_program_is_raised_and_puts_deliveries_back(
+    backend: ProducerBackend, error: BaseException
+) -> None:
     arroyo_metrics_buffer.install(clock=time.time, on_backend_error="log")
     producer = made()
     deliver(producer)
@@ -236,7 +238,7 @@ def test_an_error_is_raised_by_the_delivery_that_flushed_and_waits_for_the_next_
     assert pending(producer).snapshot()[0] == {"success": 2}
 
 
-def test_errors_can_be_logged_instead(
+def test_a_backend_error_can_be_logged_instead_of_raised(
     backend: ProducerBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     arroyo_metrics_buffer.install(on_backend_error="log")

@@ -108,7 +108,7 @@ ENDLESS_CALLS = {
 
 
 @pytest.mark.parametrize("calls", ENDLESS_CALLS.values(), ids=ENDLESS_CALLS)
-def test_threads_may_call_in_until_the_end(calls: str) -> None:
+def test_threads_that_call_in_until_the_end_neither_crash_nor_hang_it(calls: str) -> None:
     ends_well(
         dedent(calls)
         + dedent("""
@@ -195,7 +195,7 @@ BLOCKING_BUFFERS = {
 
 
 @pytest.mark.parametrize("buffer", BLOCKING_BUFFERS.values(), ids=BLOCKING_BUFFERS)
-def test_a_thread_may_be_inside(buffer: str) -> None:
+def test_the_interpreter_ends_while_threads_are_inside_a_call(buffer: str) -> None:
     ends_well(
         dedent(buffer)
         + dedent("""

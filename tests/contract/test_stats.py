@@ -50,7 +50,7 @@ def test_every_entry_that_is_sent_is_counted_and_a_flush_of_nothing_is_none() ->
 
 
 @in_new_interpreter
-def test_deliveries_are_the_producers() -> None:
+def test_entries_of_deliveries_are_counted_as_the_producers() -> None:
     buffer = DeliveryBuffer(flush_interval=math.inf)
     buffer.record(None, 0.5)
     buffer.record(None, 0.5)
@@ -106,7 +106,9 @@ def test_a_backend_error_is_counted_and_told_and_what_it_put_back(on_backend_err
         (ValueError("\ud800"), "ValueError: " + "\N{REPLACEMENT CHARACTER}" * 3),
     ],
 )
-def test_the_text_is_what_a_traceback_ends_with(error: Exception, text: str) -> None:
+def test_the_text_of_the_last_backend_error_is_what_a_traceback_ends_with(
+    error: Exception, text: str
+) -> None:
     buffer = MetricsBuffer(Raising(error), flush_interval=math.inf)
     buffer.incr_counter("x", 1)
     with pytest.raises(type(error)):

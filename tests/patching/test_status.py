@@ -53,7 +53,7 @@ def test_a_process_that_is_not_installed_is_not_protected() -> None:
     assert not status().protected
 
 
-def test_what_it_runs_on_is_told() -> None:
+def test_status_tells_the_versions_and_the_platform() -> None:
     environment = status().environment
     version = importlib.metadata.version
     assert environment.arroyo_metrics_buffer == arroyo_metrics_buffer.__version__
@@ -72,7 +72,7 @@ def test_status_reads_the_interpreter_for_its_c_library_once(
     assert status() == before
 
 
-def test_an_import_that_turns_the_gil_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_tells_whether_the_gil_is_on_by_now(monkeypatch: pytest.MonkeyPatch) -> None:
     for is_enabled in False, True:
         monkeypatch.setattr(
             sys, "_is_gil_enabled", functools.partial(bool, is_enabled), raising=False
