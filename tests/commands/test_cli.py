@@ -8,7 +8,7 @@ import pytest
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer._commands.cli import main
-from support.programs import run_to_end
+from support.programs import python, run_to_end
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_without_its_packages_a_command_says_what_to_install(package: str, comma
         "from arroyo_metrics_buffer._commands.cli import main;"
         f"raise SystemExit(main([{command!r}]))"
     )
-    told = run_to_end(sys.executable, "-W", "error", "-c", code)
+    told = python(code)
     assert told.returncode == 2
     assert told.stdout == ""
     assert "Traceback" not in told.stderr

@@ -13,8 +13,6 @@ from arroyo_metrics_buffer._commands.doctor import self_check
 from support.arroyo_releases import release_folder
 from support.programs import run_to_end
 
-BUFFER = "arroyo.processing.processor.MetricsBuffer"
-
 
 def doctor(
     *arguments: str, first: str = "", **environment: str

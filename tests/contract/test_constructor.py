@@ -19,7 +19,7 @@ from arroyo.utils import metrics as arroyo_metrics
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Recorder
-from support.programs import run_to_end
+from support.programs import python
 from support.times import ManualClock
 
 
@@ -97,7 +97,7 @@ now = 1.001
 buffer.incr_counter("now", 1)
 assert not any(name.split(".")[0] in ("arroyo", "confluent_kafka") for name in sys.modules)
 """
-    ran = run_to_end(sys.executable, "-W", "error", "-c", code)
+    ran = python(code)
     assert ran.stdout.splitlines() == ["not yet 1", "now 1"], ran.stderr
     assert ran.returncode == 0, ran.stderr
 

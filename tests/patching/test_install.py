@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import importlib.metadata
 import logging
-import subprocess
 import sys
 import threading
 import time
@@ -18,37 +17,20 @@ import pytest
 from arroyo.processing import processor as arroyo_processor
 
 import arroyo_metrics_buffer
-from arroyo_metrics_buffer import MetricsBuffer, TargetStatus
-from support.programs import run_to_end
+from arroyo_metrics_buffer import MetricsBuffer
+from support.programs import python
+from support.targets import BUFFER, PRINT_STATE_OF_BUFFER, status_of
 from support.threads import run_together
-
-NAME = "arroyo.processing.processor.MetricsBuffer"
 
 processor: Any = arroyo_processor  # its class is replaced here
 
 
-def target() -> TargetStatus:
-    (target,) = [t for t in arroyo_metrics_buffer.status().targets if t.name == NAME]
-    return target
-
-
 def state() -> str:
-    return target().state
+    return status_of(BUFFER).state
 
 
 def reason() -> str:
-    return target().reason
-
-
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter, warnings being errors."""
-    return run_to_end(sys.executable, "-W", "error", "-c", code, **environment)
-
-
-PRINT_STATE = """
-target = arroyo_metrics_buffer.status().targets[0]
-print(target.state, target.reason, sep="; ")
-"""
+    return status_of(BUFFER).reason
 
 
 @pytest.mark.parametrize(
@@ -60,7 +42,7 @@ print(target.state, target.reason, sep="; ")
     ],
 )
 def test_the_order_of_imports_does_not_matter(imports: str) -> None:
-    result = python(imports + PRINT_STATE)
+    result = python(imports + PRINT_STATE_OF_BUFFER)
     assert result.stdout == "patched; arroyo uses arroyo_metrics_buffer.MetricsBuffer\n"
     assert result.stderr == ""
 
@@ -69,7 +51,7 @@ def test_importing_the_package_imports_neither_arroyo_nor_confluent_kafka() -> N
     result = python(
         "import arroyo_metrics_buffer, sys\n"
         "print([name for name in sys.modules if name.startswith(('arroyo.', 'confluent'))])"
-        + PRINT_STATE
+        + PRINT_STATE_OF_BUFFER
     )
     assert result.stdout.splitlines() == [
         "[]",
@@ -99,134 +81,10 @@ print(type(made._StreamProcessor__metrics_buffer))
     assert result.stdout == "<class 'arroyo_metrics_buffer.MetricsBuffer'>\n", result.stderr
 
 
-def test_the_environment_turns_it_off_whatever_the_code_says() -> None:
-    code = (
-        """
-import arroyo.processing.processor, arroyo_metrics_buffer, os
-arroyo_metrics_buffer.install(on_backend_error="log")
-print(arroyo.processing.processor.MetricsBuffer)
-"""
-        + PRINT_STATE
-        + """
-del os.environ["ARROYO_METRICS_BUFFER_DISABLE"]
-print(arroyo_metrics_buffer.install().targets[0].state)
-"""
-    )
-    result = python(code, ARROYO_METRICS_BUFFER_DISABLE="1")
-    assert result.stdout.splitlines() == [
-        "<class 'arroyo.processing.processor.MetricsBuffer'>",
-        "disabled; ARROYO_METRICS_BUFFER_DISABLE=1 is in the environment",
-        "patched",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        *((value, "disabled") for value in ("1", "true", "Yes", "ON", " 1\n")),
-        *((value, "patched") for value in ("", "0", "false", "No", "OFF")),
-    ],
-)
-def test_there_are_several_words_for_turning_it_off_and_for_not_turning_it_off(
-    value: str, expected: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    arroyo_metrics_buffer.uninstall()
-    monkeypatch.setenv("ARROYO_METRICS_BUFFER_DISABLE", value)
-    arroyo_metrics_buffer.install()
-    assert state() == expected
-    told = f"ARROYO_METRICS_BUFFER_DISABLE={value.strip()} is in the environment"
-    assert (reason() == told) == (expected == "disabled")
-    assert caplog.records == []
-
-
-def test_a_word_that_may_mean_either_turns_nothing_off_and_is_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    arroyo_metrics_buffer.uninstall()
-    monkeypatch.setenv("ARROYO_METRICS_BUFFER_DISABLE", "disabled")
-    arroyo_metrics_buffer.install()
-    assert state() == "patched"
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert record.getMessage() == (
-        "arroyo is patched all the same:"
-        " ARROYO_METRICS_BUFFER_DISABLE must be '1' or '0', not 'disabled'"
-    )
-
-
-def test_where_it_is_installed_already_the_environment_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("ARROYO_METRICS_BUFFER_DISABLE", "1")
-    arroyo_metrics_buffer.install()
-    assert state() == "patched"
-
-
-@pytest.mark.parametrize(("value", "exit_status"), [("log", 0), ("raise", 1), ("ignore", 1)])
-def test_the_environment_can_say_what_becomes_of_backend_errors(
-    value: str, exit_status: int
-) -> None:
-    code = """
-import arroyo_metrics_buffer
-buffer = arroyo_metrics_buffer.MetricsBuffer(object())
-buffer.incr_counter("x", 1)
-buffer.flush()
-"""
-    result = python(code, ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR=value)
-    assert result.returncode == exit_status
-    assert result.stderr.startswith("flush ended by AttributeError: ") == (value != "ignore")
-    refused = (
-        "errors of the metrics backend are raised:"
-        " ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR must be 'raise' or 'log', not 'ignore'\n"
-    )
-    assert result.stderr.startswith(refused) == (value == "ignore")
-
-
-DEFINE_RAISES = """
-def raises():
-    buffer = arroyo_metrics_buffer.MetricsBuffer(object())
-    buffer.incr_counter("x", 1)
-    try:
-        buffer.flush()
-    except AttributeError:
-        return True
-    return False
-"""
-
-
-def test_what_install_is_not_told_it_takes_from_the_environment_each_time() -> None:
-    code = """
-import arroyo_metrics_buffer as package
-print(raises())
-package.install(clock=lambda: 0.0)
-print(raises())
-package.install(on_backend_error="raise")
-print(raises())
-package.install()
-print(raises())
-package.install(on_backend_error="raise")
-package.uninstall()
-print(raises())
-"""
-    for value, expected in ("log", "False False True False False"), ("", "True " * 5):
-        ran = python(
-            "import arroyo_metrics_buffer" + DEFINE_RAISES + code,
-            ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR=value,
-        )
-        assert ran.stdout.split() == expected.split(), ran.stderr
-        assert "must be" not in ran.stderr
-
-
-def test_that_it_is_turned_off_is_told_to_whoever_listens() -> None:
-    code = "import logging; logging.basicConfig(level='INFO'); import arroyo_metrics_buffer"
-    result = python(code, ARROYO_METRICS_BUFFER_DISABLE="1")
-    (record,) = result.stderr.splitlines()
-    assert record.startswith("INFO:arroyo_metrics_buffer:arroyo is left as it is: ARROYO_METRICS_")
-
-
 def test_without_arroyo_the_import_works_and_says_so_once() -> None:
     result = python(
-        "import sys; sys.modules['arroyo'] = None; import arroyo_metrics_buffer" + PRINT_STATE
+        "import sys; sys.modules['arroyo'] = None; import arroyo_metrics_buffer"
+        + PRINT_STATE_OF_BUFFER
     )
     assert result.returncode == 0
     assert result.stdout == "missing; arroyo is not installed\n"
@@ -245,7 +103,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    result = python(code + PRINT_STATE)
+    result = python(code + PRINT_STATE_OF_BUFFER)
     assert result.stdout.splitlines() == [
         "import of confluent_kafka halted; None in sys.modules",
         "waiting; arroyo.processing.processor is not imported yet",
@@ -268,7 +126,7 @@ for thread in threads: thread.join()
 import arroyo_metrics_buffer
 """
     for _ in range(5):
-        result = python(code + PRINT_STATE)
+        result = python(code + PRINT_STATE_OF_BUFFER)
         assert result.stdout.startswith("patched"), result
 
 
@@ -305,7 +163,7 @@ def test_install_waits_for_another_thread_that_is_importing_the_module(
     while state() == "disabled" and time.monotonic() < deadline:
         time.sleep(0.01)
     assert (state(), reason()) == ("waiting", "arroyo.processing.processor is being imported")
-    assert target().protected
+    assert status_of(BUFFER).protected
     finish.set()
     importing.join(30)
     installing.join(30)

@@ -15,6 +15,7 @@ import arroyo_metrics_buffer
 from arroyo_metrics_buffer import TargetStatus
 from support.backends import ProducerBackend
 from support.producers import closed_after_test
+from support.targets import PRODUCER, status_of
 from support.threads import run_together
 
 MODULE = "arroyo.backends.kafka.consumer"
@@ -23,10 +24,7 @@ consumer: Any = arroyo_consumer
 
 
 def status() -> TargetStatus:
-    """What is said of the producer."""
-    name = f"{MODULE}.ConfluentProducer"
-    (status,) = [t for t in arroyo_metrics_buffer.status().targets if t.name == name]
-    return status
+    return status_of(PRODUCER)
 
 
 def deliver(producer: Any, error: object = None) -> None:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import pytest
 
 from support.arroyo_releases import drive_release
-
-BUFFER = "arroyo.processing.processor.MetricsBuffer"
-PRODUCER = "arroyo.backends.kafka.consumer.ConfluentProducer"
+from support.targets import BUFFER, PRODUCER
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer, TargetStatus, status
 from support.new_interpreter import in_new_interpreter
 from support.producers import closed_after_test
+from support.targets import BUFFER, PRODUCER, status_of
 from support.threads import run_together
 
 processor: Any = arroyo_processor
@@ -28,11 +29,11 @@ consumer: Any = arroyo_consumer
 
 
 def of_buffer() -> TargetStatus:
-    return status().targets[0]
+    return status_of(BUFFER)
 
 
 def of_producer() -> TargetStatus:
-    return status().targets[1]
+    return status_of(PRODUCER)
 
 
 class Unrelated:

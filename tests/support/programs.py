@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,11 @@ def run_to_end(
         text=True,
         timeout=DEADLINE,
     )
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a new interpreter, warnings being errors."""
+    return run_to_end(sys.executable, "-W", "error", "-c", code, **environment)
 
 
 @contextmanager
