@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
             description="Copies messages from one Kafka topic to another with arroyo, while"
             " threads write to and flush the metrics buffers of its processor and producers, and"
             " accounts for every increment. Exit status: 0 if there was no error and nothing was"
-            " lost, 1 if not, 130 after Ctrl-C.",
+            " lost, 1 if not, 2 if arroyo is not there or too old, 130 after Ctrl-C.",
         )
     )
     return program
@@ -101,7 +101,8 @@ def add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--on-backend-error",
         choices=("raise", "log"),
-        help="what a flush does with an error of the metrics backend, as install() has it (raise)",
+        help="what a flush does with an error of the metrics backend, as install() has it"
+        " (default: as the environment says)",
     )
     command.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 

@@ -133,8 +133,8 @@ def text_of_stats(done: BufferStats) -> str:
     )
 
 
-class Name(StrEnum):
-    """Some that arroyo uses. Members of an enum, as its older releases want them."""
+class SelfCheckMetric(StrEnum):
+    """Names that arroyo uses. Members of an enum, as its older releases want them."""
 
     RUN_COUNT = "arroyo.consumer.run.count"
     POLL_TIME = "arroyo.consumer.poll.time"
@@ -201,9 +201,9 @@ def self_check(cls: type[MetricsBuffer], seconds: float = 0.5) -> SelfCheck:
         timing = increment
 
     def write() -> int:
-        buffer.incr_counter(Name.RUN_COUNT, 1)
-        buffer.incr_timing(Name.POLL_TIME, 1.0)
-        buffer.incr_timing(Name.PROCESSING_TIME, 1.0)
+        buffer.incr_counter(SelfCheckMetric.RUN_COUNT, 1)
+        buffer.incr_timing(SelfCheckMetric.POLL_TIME, 1.0)
+        buffer.incr_timing(SelfCheckMetric.PROCESSING_TIME, 1.0)
         return 3
 
     def flush() -> int:
@@ -225,7 +225,7 @@ def self_check(cls: type[MetricsBuffer], seconds: float = 0.5) -> SelfCheck:
     MetricsBuffer.__init__(buffer, Backend())
     jobs = [write, write, flush, flush]
     threads = [threading.Thread(target=repeat, args=(job,)) for job in jobs]
-    with changing_places():
+    with frequent_thread_switches():
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -243,8 +243,8 @@ def self_check(cls: type[MetricsBuffer], seconds: float = 0.5) -> SelfCheck:
 
 
 @contextmanager
-def changing_places() -> Generator[None]:
-    """Let threads take turns as often as they can."""
+def frequent_thread_switches() -> Generator[None]:
+    """Let the interpreter switch threads as often as it can."""
     switch_interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

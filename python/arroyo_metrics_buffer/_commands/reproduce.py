@@ -23,7 +23,7 @@ from .progress import Progress
 
 __all__ = ["reproduce"]
 
-RUNS = ("arroyo alone", "patched")
+RUNS = (stress.ALONE, stress.PATCHED)
 WIDTH = 100  # characters
 
 
@@ -76,7 +76,7 @@ def reproduce(*, seconds: float, threads: int, as_json: bool) -> int:
         or a run died, 2 if this release of arroyo has no class that can be driven.
     """
     if (value := os.environ.get(DISABLE)) and status().targets[0].state == "disabled":
-        sys.stderr.write(f"{DISABLE}={value} is ignored: 'patched' is patched.\n")
+        sys.stderr.write(f"{DISABLE}={value} is ignored: {stress.PATCHED!r} is patched.\n")
     runs: dict[str, Outcomes] = {}
     try:
         with Progress() as progress:
@@ -86,7 +86,7 @@ def reproduce(*, seconds: float, threads: int, as_json: bool) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.write(document(runs) if as_json else table(runs))
-    return verdict(runs["patched"])
+    return verdict(runs[stress.PATCHED])
 
 
 def watch(run: str, seconds: float, threads: int, progress: Progress) -> Outcomes:

@@ -32,6 +32,7 @@ from .accounts import (
 )
 from .cluster import SILENT, kafka
 
+ALONE, PATCHED = "arroyo alone", "patched"  # the two runs
 NAMES = [f"reproduce.counter.{number}" for number in range(50)]
 IN_FLIGHT = 10_000  # messages; librdkafka refuses more than 100,000
 DELIVERY_TIMEOUT = 10.0  # seconds, for what is in flight at the end
@@ -49,7 +50,7 @@ def main(run: str, seconds: float, threads: int) -> None:
     # From C, so that a thread that never lets the interpreter go is no obstacle.
     faulthandler.dump_traceback_later(2 * seconds + HANG_TIMEOUT, exit=True)
     reasons = why_not()
-    if run == "arroyo alone":
+    if run == ALONE:
         uninstall()
     drives: dict[str, Callable[[Load], None]] = {
         "MetricsBuffer": drive_buffer,
