@@ -53,11 +53,11 @@ def parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "run",
             usage="%(prog)s [--on-backend-error {raise,log}] [--] COMMAND [ARGUMENT ...]",
-            help="any program, with this package imported first in it and its children",
-            description="Runs a command, unchanged, with this package imported first in every"
-            " Python that it starts. Not in those that are told to ignore PYTHONPATH (-E, -I, -S),"
-            " nor in those that have no such package, which say so on stderr. Exit status: that of"
-            " the command; 126 if it could not be started, 127 if it was not found.",
+            help="any program: it and its children import this package when they import arroyo",
+            description="Runs a command, unchanged. Every Python that it starts imports this"
+            " package when it imports arroyo. Not those that are told to ignore PYTHONPATH (-E, -I,"
+            " -S), nor those that have no such package, which say so on stderr. Exit status: that"
+            " of the command; 126 if it could not be started, 127 if it was not found.",
         )
     )
     add_reproduce(
