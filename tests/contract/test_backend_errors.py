@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import math
 from typing import Any
@@ -94,15 +93,9 @@ def test_the_call_that_flushes_raises_the_error(method: str) -> None:
     backend = Flaky()
     buffer = MetricsBuffer(backend, flush_interval=0)
     backend.refused = {"x"}
-    calls = itertools.count()
-
-    def call() -> None:
-        while next(calls) < 10_000_000:  # the coarse clock moves on every few milliseconds
-            getattr(buffer, method)("x", 1)
-
     with pytest.raises(Outage):
-        call()
-    assert {**buffer.snapshot()[0], **buffer.snapshot()[1]} == {"x": next(calls)}
+        getattr(buffer, method)("x", 1)
+    assert {**buffer.snapshot()[0], **buffer.snapshot()[1]} == {"x": 1}
 
 
 def test_a_backend_without_the_method_loses_nothing() -> None:

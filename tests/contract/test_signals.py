@@ -95,7 +95,7 @@ class Flush(NamedTuple):
 def flush_of_metrics_buffer(backend: Backend, missing: str | None = None) -> Flush:
     """By ``flush()``, or by the call that adds the missing entry and finds the flush due."""
     clock = ManualClock()
-    buffer = ByProperty(backend, flush_interval=0, clock=clock)
+    buffer = ByProperty(backend, flush_interval=0.5, clock=clock)
     buffer.backend = backend
     adding = {
         "t1": functools.partial(buffer.incr_timing, "t1", 1),
@@ -111,7 +111,7 @@ def flush_of_metrics_buffer(backend: Backend, missing: str | None = None) -> Flu
 
 
 def flush_of_delivery_buffer(backend: Backend) -> Flush:
-    buffer = DeliveryBuffer(flush_interval=0, clock=ManualClock())
+    buffer = DeliveryBuffer(flush_interval=0.5, clock=ManualClock())
     buffer.add({"success": 1, "error": 2}, [4, 8])
     flush = functools.partial(buffer.flush, backend, "a producer")
     return Flush(buffer, backend, flush, flush)

@@ -239,7 +239,7 @@ class Machine(RuleBasedStateMachine, Generic[AnyCall]):
 
     def due(self) -> bool:
         """Whether this call has to flush; another one at the same time has not."""
-        due = self.now - self.last_flush > self.interval
+        due = self.interval <= 0 or self.now - self.last_flush > self.interval
         if due:
             self.last_flush = self.now
         return due
@@ -373,18 +373,16 @@ class MetricsBufferMachine(Machine[Call]):
         sharded=st.booleans(),
     )
     def make(self, cls: type[MetricsBuffer], interval: float | None, sharded: bool) -> None:  # noqa: FBT001
-        def made() -> MetricsBuffer:
-            # Without a clock of its own it takes the fast path.
-            clock = None if interval is None else self.clock
-            return cls(self.backend, flush_interval=self.interval, clock=clock)
-
         self.backend: ToldBackend | None = None
         self.interval = math.inf if interval is None else interval
         self.begun_flushes = 0
         self.made = merged()
         # Asked when a buffer is made, and new in CPython 3.13.
         with mock.patch.object(sys, "_is_gil_enabled", lambda: not sharded, create=True):
-            self.buffer, probe = made(), made()
+            # Without a clock of its own it takes the fast path.
+            clock = None if interval is None else self.clock
+            self.buffer = cls(self.backend, flush_interval=self.interval, clock=clock)
+            probe = cls(self.backend, flush_interval=math.inf)
         self.shard_of = self.find_shards(probe) if sharded else [0] * WORKERS
         self.shards = [merged() for _ in range(WORKERS + 1)]
         self.replace_backend(0)
