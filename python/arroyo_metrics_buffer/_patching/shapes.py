@@ -8,7 +8,7 @@ change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple, cast
 
@@ -27,14 +27,17 @@ class Shape(NamedTuple):
     methods: Mapping[str, Method]
 
 
-def difference(cls: object, known: Shape) -> str | None:
-    """How a class differs from the known shape, in words; None if it does not."""
+def difference(cls: object, known: Shape, *, ignored: Collection[str] = ()) -> str | None:
+    """How a class differs from the known shape, in words; None if it does not.
+
+    Methods whose names are ignored may be any.
+    """
     if not isinstance(cls, type):
         return f"it is not a class but {type(cls).__name__!r}"
     if (bases := [base.__name__ for base in cls.__bases__]) != [known.base]:
         return f"its base is {' and '.join(bases)}, not {known.base}"
-    actual = _methods(cls)
-    for name in sorted(known.methods.keys() | actual.keys()):
+    actual = methods_of(cls)
+    for name in sorted((known.methods.keys() | actual.keys()) - set(ignored)):
         if name not in actual:
             return f"it has no method {name}()"
         if name not in known.methods:
@@ -44,12 +47,19 @@ def difference(cls: object, known: Shape) -> str | None:
     return None
 
 
-def _methods(cls: type) -> Mapping[str, Method]:
+def methods_of(cls: type) -> Mapping[str, Method]:
+    """The methods of a class, by name, without those that it inherits."""
     return {
-        name: Method(_parameters(value), frozenset(_words(value.__code__)) - {value.__doc__})
+        name: method_of(value)
         for name, value in vars(cls).copy().items()
         if isinstance(value, FunctionType)
     }
+
+
+def method_of(function: FunctionType) -> Method:
+    """What is compared of a function."""
+    words = frozenset(_words(function.__code__)) - {function.__doc__}
+    return Method(_parameters(function), words)
 
 
 def _parameters(function: FunctionType) -> tuple[str, ...]:

@@ -1,0 +1,72 @@
+"""Which known shape a class has, and what others have changed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from . import fixes, remedies
+from .patch import NEWER, REMOVE, Before, class_module, describe
+from .shapes import Shape, difference
+
+UNKNOWN = "it is none that this release knows"
+_NEWEST = (2, 48)
+"""The newest release of arroyo whose own classes are known."""
+
+
+def match(
+    cls: object, known: Sequence[Shape], *, kept: Collection[str], release: str | None
+) -> tuple[Shape, Before] | None:
+    """Find the shape that a class has but for what others have changed; None if there is none.
+
+    Args:
+        cls: The class.
+        known: The shapes.
+        kept: Methods that have to be arroyo's own.
+        release: The release of arroyo.
+    """
+    if isinstance(cls, type):
+        for shape in known:
+            before = _match(cls, shape, kept, can_be_fixed=_is_known(release))
+            if before is not None:
+                return shape, before
+    return None
+
+
+def _match(cls: type, shape: Shape, kept: Collection[str], *, can_be_fixed: bool) -> Before | None:
+    theirs = remedies.others_methods(cls, shape)
+    if not all(
+        name not in kept and remedies.is_superfluous(cls, name, theirs[name], shape)
+        for name in theirs
+    ):
+        return None
+    fixed, found = fixes.with_fixes(cls, shape) if can_be_fixed else (shape, [])
+    if difference(cls, fixed, ignored=theirs) is not None:
+        return None
+    by_hand = f"arroyo's file is fixed by hand ({', '.join(found)}), which can be removed"
+    return Before(by_hand if found else "", _patches(theirs, "was") if theirs else "")
+
+
+def why_not(cls: object, known: Sequence[Shape]) -> str:
+    """Why a class has none of the known shapes, and what to do about it."""
+    newest = difference(cls, known[0])
+    if not isinstance(cls, type):
+        return f"{UNKNOWN}: {newest}: {REMOVE}"
+    if not str(class_module(cls)).startswith("arroyo."):
+        return f"{UNKNOWN}: {newest}; it is {describe(cls)}: {REMOVE}"
+    theirs = remedies.others_methods(cls, known[0])
+    if not theirs:
+        return f"{UNKNOWN}: {newest}; {NEWER}"
+    others = [difference(cls, shape, ignored=theirs) for shape in known]
+    if None in others:
+        return _patches(theirs, "is")
+    return f"{_patches(theirs, 'is')}; and {UNKNOWN}: {others[0]}; {NEWER}"
+
+
+def _patches(theirs: dict[str, object], verb: str) -> str:
+    each = [f"its method {name}() {verb} {describe(theirs[name])}" for name in sorted(theirs)]
+    return f"{', '.join(each)}: {REMOVE}"
+
+
+def _is_known(release: str | None) -> bool:
+    numbers = (release or "").split(".")[:2]
+    return all(map(str.isdecimal, numbers)) and tuple(map(int, numbers)) <= _NEWEST

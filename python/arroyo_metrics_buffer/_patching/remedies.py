@@ -1,0 +1,82 @@
+"""Functions that others have put in the place of methods of arroyo's own class.
+
+Some are an application's remedy for the race: they work on the private tables of arroyo's class and
+do its work alone. With this package's class in place they are superfluous. Others wrap what they
+have replaced, or do something that can't be told from here: a class that has one is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from types import FunctionType
+from typing import Any
+
+from .fixes import words_of_locks
+from .patch import class_module, class_name
+from .shapes import Method, Shape, method_of
+
+_VARIADIC = 0x04 | 0x08  # inspect.CO_VARARGS and CO_VARKEYWORDS
+
+
+def others_methods(cls: type, known: Shape) -> dict[str, Any]:
+    """What stands in a class for methods and is not the code of the class's own module."""
+    return {
+        name: value
+        for name, value in vars(cls).copy().items()
+        if (not _is_of(cls, value) if type(value) is FunctionType else _hides(value, name, known))
+    }
+
+
+def is_superfluous(cls: type, name: str, function: object, known: Shape) -> bool:
+    """Whether what a function does is done by this package's class, in its own way."""
+    if type(function) is not FunctionType or (method := known.methods.get(name)) is None:
+        return False
+    actual = method_of(function)
+    if name == "__init__":
+        return _only_adds_a_lock(cls, function, actual, method)
+    return bool(
+        len(actual.parameters) == len(method.parameters)
+        and not function.__code__.co_flags & _VARIADIC
+        and any(word.startswith(f"_{class_name(cls)}__") for word in actual.words)
+        and not any(_names_of_originals(cls, function))
+        and not hasattr(function, "__wrapped__")
+    )
+
+
+def _only_adds_a_lock(cls: type, function: FunctionType, actual: Method, known: Method) -> bool:
+    # To a constructor that is the known one, or that it calls: its backend may be another else.
+    names = set(_names_of_originals(cls, function))
+    words = actual.words - words_of_locks(actual.words)
+    return (words == known.words) if not names else words <= names
+
+
+def _is_of(cls: type, function: FunctionType) -> bool:
+    # Not by __module__, which functools.wraps() copies.
+    return bool(function.__globals__.get("__name__") == class_module(cls))
+
+
+def _hides(value: object, name: str, known: Shape) -> bool:
+    """Whether an object that is no function, a Mock say, stands where there was a method."""
+    return name in known.methods and value is not None
+
+
+def _names_of_originals(cls: type, function: FunctionType) -> Iterator[str]:
+    """The names by which a function can call the class's own methods."""
+    for name, value in _names(function).items():
+        values: list[Any] = [value]
+        if isinstance(value, dict):
+            values += value.values()  # pyright: ignore[reportUnknownMemberType]
+        if any(type(each) is FunctionType and _is_of(cls, each) for each in values):
+            yield name
+
+
+def _names(function: FunctionType) -> Mapping[str, Any]:
+    """What a function refers to: globals, variables of the functions around it, defaults."""
+    words = method_of(function).words
+    names = {name: function.__globals__[name] for name in words & function.__globals__.keys()}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # an empty cell
+            names[name] = cell.cell_contents
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    return names | {f"a default {number}": value for number, value in enumerate(defaults)}
