@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -175,6 +176,11 @@ def changed(cls: Any, **methods: object) -> Any:
     return type("ConfluentProducer", cls.__bases__, dict(vars(cls)) | methods)
 
 
+def own(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function as if it were written in arroyo's file."""
+    return types.FunctionType(function.__code__, vars(consumer), function.__name__)
+
+
 def other_parameters(self: Any, error: object, message: object) -> None:
     self._ConfluentProducer__produce_counters["success" if error else "error"] += 1
     self._ConfluentProducer__throttled_record()
@@ -188,12 +194,12 @@ def with_a_lock(self: Any, timeout: float = -1) -> None:
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda cls: changed(cls, close=lambda self: None), "its method close() is not known"),
-        (lambda cls: changed(cls, flush=with_a_lock), "its method flush() is another"),
+        (lambda cls: changed(cls, close=own(lambda self: None)), "its method close() is not known"),
+        (lambda cls: changed(cls, flush=own(with_a_lock)), "its method flush() is another"),
         (lambda cls: changed(cls, flush=None), "it has no method flush()"),
         (
             lambda cls: changed(
-                cls, _ConfluentProducer__metrics_delivery_callback=other_parameters
+                cls, _ConfluentProducer__metrics_delivery_callback=own(other_parameters)
             ),
             "its method _ConfluentProducer__metrics_delivery_callback() is another",
         ),

@@ -81,12 +81,13 @@ def uninstall() -> Status:
     with installation.lock:
         installation.disabled = "uninstall() was called"
         installation.hook.stop()
-        reverted = list(installation.patches.values())
-        for patch in reverted:
+        reverted = installation.patches
+        for patch in reverted.values():
             patch.revert()
-        installation.patches.clear()
+        installation.reverted = installation.reverted | reverted
+        installation.patches = {}
         installation.reported.clear()
-    for patch in reverted:
+    for patch in reverted.values():
         patch.clean_up()
     return status()
 
@@ -135,8 +136,10 @@ def _report(target: Target) -> None:
         if installation.reported.get(target) == found:
             return
         installation.reported[target] = found
+        patch = installation.patches.get(target)
     if found.state == "patched":
-        log(logging.INFO, "%s is patched: %s", target.name, found.reason)
+        level = logging.WARNING if patch and patch.before.patches else logging.INFO
+        log(level, "%s is patched: %s", target.name, found.reason)
     elif found.state == "missing" and found.is_protected:
         log(logging.INFO, "%s needs no patch: %s", target.name, found.reason)
     elif found.state in ("missing", "unknown"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from arroyo_metrics_buffer._core import on_backend_error
 
 from .hook import is_half_imported, loaded
-from .patch import changes
+from .patch import Patch, changes
 from .state import installation
 from .targets import TARGETS, Finding, Target
 
@@ -32,12 +32,25 @@ def status() -> Status:
 
 def find(target: Target, module: ModuleType | None) -> Finding:
     """Find out what a target's name stands for in its module; None is a module not imported yet."""
-    if (reason := installation.disabled) is not None:
-        return Finding("disabled", reason, is_protected=False)
-    if module is None:
-        return _find_before_import(target)
     with installation.lock:
-        return target.judge_in(module)
+        disabled = installation.disabled
+        found = None if module is None else target.judge_in(module)
+        patch = installation.patches.get(target)
+        reverted = installation.reverted.get(target)
+    if disabled is not None:
+        return _find_disabled(disabled, found, reverted)
+    if found is None:
+        return _find_before_import(target)
+    if found.state != "patched" or patch is None:
+        return found
+    return found.with_reasons(*patch.before)
+
+
+def _find_disabled(reason: str, found: Finding | None, reverted: Patch | None) -> Finding:
+    if found is not None and found.state == "patched":  # by others, who use this package's class
+        return found._replace(reason=f"{reason}, but {found.reason}")
+    others = reverted.kept_by_others() if reverted is not None else []
+    return Finding("disabled", reason, is_protected=False).with_reasons(*others)
 
 
 def _find_before_import(target: Target) -> Finding:
@@ -60,6 +73,8 @@ def _status(target: Target) -> TargetStatus:
         patch = installation.patches.get(target)
         changed = changes(patch.watched if patch else target.watched)
         unpatched_classes = target.unpatched_classes(patch)
+    if found.state == "patched":
+        found = found.with_reasons(*(each.cure for each in changed if not each.is_extension))
     unpatched = count_objects(unpatched_classes)
     return TargetStatus(
         name=target.name,

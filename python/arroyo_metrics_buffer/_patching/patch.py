@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -10,6 +10,11 @@ from typing import Any, NamedTuple
 # Of any class there is, whatever its metaclass says or does when it is asked.
 class_name = type.__dict__["__name__"].__get__
 class_module = type.__dict__["__module__"].__get__
+
+
+# What a reader of a reason can do about it.
+NEWER = "look for a newer release of arroyo-metrics-buffer"
+REMOVE = "remove that patch"
 
 
 class Attribute(NamedTuple):
@@ -24,8 +29,22 @@ class Change(NamedTuple):
     """Something else than this package's that is in its place now."""
 
     text: str
+    cure: str
+    """What it is to the reader of a reason, and what to do about it."""
     is_extension: bool
     """Whether it is known to call what it replaced: a wrapper of it, or a subclass."""
+
+
+class Before(NamedTuple):
+    """What others had changed in what a patch replaces, in words."""
+
+    fixes: str = ""
+    """In arroyo's file."""
+    patches: str = ""
+    """By other objects in the place of arroyo's."""
+
+
+UNCHANGED = Before()
 
 
 class Patch:
@@ -38,12 +57,11 @@ class Patch:
         *,
         in_use: bool,
         watched: Iterable[Attribute] = (),
-        clean_up: Callable[[], None] = lambda: None,
+        before: Before = UNCHANGED,
     ) -> None:
         self._owner = owner
         self._attributes = attributes
-        self.clean_up = clean_up
-        """Has to be called after ``revert()``."""
+        self.before = before
         self.originals = {name: vars(owner)[name] for name in attributes}
         self.in_use = in_use
         """Whether anyone may have got hold of the originals before."""
@@ -61,31 +79,50 @@ class Patch:
             if vars(self._owner).get(name) is value:
                 setattr(self._owner, name, self.originals[name])
 
+    def clean_up(self) -> None:
+        """Has to be called after ``revert()``, and may run code of others."""
+
+    def kept_by_others(self) -> list[str]:
+        """What stands where ``revert()`` would have put back something, in words."""
+        kept = (
+            Attribute(self._owner, name, value)
+            for name, value in self._attributes.items()
+            if vars(self._owner).get(name) is not self.originals[name]
+        )
+        return [
+            change.text + (", which has arroyo's own called" if change.is_extension else "")
+            for change in changes(kept)
+        ]
+
 
 def changes(watched: Iterable[Attribute]) -> list[Change]:
     """What somebody else has replaced."""
     from inspect import getattr_static  # noqa: PLC0415 - slow to import
 
     return [
-        _change(f"{_name(owner)}.{name}", theirs, ours)
+        _change(owner, name, theirs, ours)
         for owner, name, ours in watched
         if (theirs := getattr_static(owner, name, None)) is not ours
     ]
 
 
-def _change(place: str, theirs: object, ours: object) -> Change:
-    is_extension = _extends(theirs, ours)
-    name = _name(theirs)
+def _change(owner: object, attribute: str, theirs: object, ours: object) -> Change:
+    place = f"{_name(owner)}.{attribute}"
+    is_extension = extends(theirs, ours)
+    name = describe(theirs)
     if is_extension and not issubclass(type(theirs), type):
-        name = "a wrapper of this package's"  # which has the name of what it wraps
+        # Most wrappers have the name of what they wrap.
+        name = "a wrapper of this package's" + location(theirs)
     elif name == place:
         name = "another of that name"
-    if type(theirs) is FunctionType:
-        name += f" ({theirs.__code__.co_filename}:{theirs.__code__.co_firstlineno})"
-    return Change(f"{place} is {name}", is_extension)
+    what = "it" if isinstance(owner, ModuleType) else f"its method {attribute}()"
+    return Change(f"{place} is {name}", f"{what} is {name}: {REMOVE}", is_extension)
 
 
-def _extends(theirs: object, ours: object) -> bool:
+def extends(theirs: object, ours: object) -> bool:
+    """Whether something is known to call what it replaced, or is just that."""
+    if theirs is ours:
+        return True
     import inspect  # noqa: PLC0415 - slow to import
 
     with suppress(Exception):  # it wraps itself, or raises where it is looked at
@@ -93,6 +130,22 @@ def _extends(theirs: object, ours: object) -> bool:
             return issubclass(theirs, ours)
         return inspect.unwrap(theirs) is ours  # type: ignore[arg-type]
     return False
+
+
+def describe(thing: object) -> str:
+    """What an object is, and where a function is written."""
+    if type(thing) is FunctionType:
+        # Not by __module__ and __qualname__, which functools.wraps() copies.
+        module = thing.__globals__.get("__name__", "?")
+        return f"{module}.{thing.__code__.co_qualname}{location(thing)}"
+    return _name(thing)
+
+
+def location(thing: object) -> str:
+    """Where a function is written, in brackets."""
+    if type(thing) is not FunctionType:
+        return ""
+    return f" ({thing.__code__.co_filename}:{thing.__code__.co_firstlineno})"
 
 
 def _name(thing: object) -> str:

@@ -1,7 +1,8 @@
 """The metrics methods of arroyo's ``ConfluentProducer``, with a buffer that is safe among threads.
 
 They take the place of arroyo's in the class itself, which keeps its name: producers and subclasses
-that exist already change with it.
+that exist already change with it. Others may wrap them there and keep them for good. So they can be
+switched off: then each calls the method of arroyo's that it has replaced.
 """
 
 from __future__ import annotations
@@ -15,19 +16,34 @@ from weakref import WeakValueDictionary
 
 from arroyo_metrics_buffer._core import DeliveryBuffer
 
-_DELIVERIES = "_ConfluentProducer__deliveries"
+from .patch import Attribute, Before, Patch, extends
 
+_DELIVERIES = "_ConfluentProducer__deliveries"
+_FLUSH_METRICS = "_ConfluentProducer__flush_metrics"
+_CALLBACK = "_ConfluentProducer__metrics_delivery_callback"
+
+# What DeliveryBuffer.add() takes.
+_STATUSES = frozenset({"success", "error"})
+_MAX_COUNT = 2**64
 
 # Those that have a buffer, by id. gc.get_objects() would find them too, but breaks other threads: a
 # tuple that it has seen in the making can't be finished (CPython issue 39117).
 _producers: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 
-class _Deliveries:
-    """The buffer of a producer, made when it is first asked for."""
+class Methods:
+    """The methods that one class of arroyo's gets, and the buffers of its producers.
 
-    def __init__(self, arroyo: ModuleType) -> None:
+    As an attribute of the class it is the buffer of a producer, made when it is first asked for.
+    """
+
+    def __init__(self, arroyo: ModuleType, cls: Any) -> None:
         self._arroyo = arroyo
+        self.cls: type = cls
+        self.are_on = False
+        """Whether they count in the buffers; else they call arroyo's own."""
+        self.ours = _methods(self, cls)
+        self.arroyos: dict[str, Any] = {name: vars(cls)[name] for name in self.ours}
 
     def __get__(self, producer: object, _class: type | None = None) -> Any:
         if producer is None:
@@ -39,52 +55,104 @@ class _Deliveries:
         _producers[id(producer)] = producer
         return buffer
 
+    def flush(self, producer: Any) -> None:
+        """Send what is pending, by the method that the class has for it now."""
+        method: Any = getattr(producer.__class__, _FLUSH_METRICS)
+        method(producer)
+        if not extends(method, self.ours[_FLUSH_METRICS]):
+            send(producer)  # since that one knows nothing of the buffer
 
-def is_patched(cls: object) -> bool:
-    """Whether a class has these methods, or inherits from one that has."""
-    method = getattr(cls, "_ConfluentProducer__flush_metrics", None)
-    return getattr(method, "__module__", None) == __name__
+
+def methods_of(cls: object) -> Methods | None:
+    """The methods that a class, or one that it inherits from, has or had."""
+    methods = getattr(cls, _DELIVERIES, None)
+    # Not those that it has from a class whose attributes somebody has copied.
+    if type(methods) is Methods and issubclass(cls, methods.cls):  # type: ignore[arg-type]
+        return methods
+    return None
 
 
-def methods(arroyo: ModuleType, cls: Any) -> dict[str, Any]:
-    """What to set on arroyo's class, which gets the buffers at once.
+def methods_for(arroyo: ModuleType, cls: type) -> Methods:
+    """The methods for arroyo's class, which keeps them for good.
 
-    It keeps those for good: when the methods are put back, a thread may be in the midst of one.
+    When arroyo's are put back, a thread may be in the midst of one of these, and others may have
+    wrapped them.
     """
-    setattr(cls, _DELIVERIES, _Deliveries(arroyo))
-    arroyos_init = cls.__init__
+    methods = methods_of(cls)
+    if methods is None or methods.cls is not cls:
+        methods = Methods(arroyo, cls)
+        setattr(cls, _DELIVERIES, methods)
+    return methods
 
+
+class ProducerPatch(Patch):
+    """Puts the methods into a class. Those that others have wrapped stay in their wrappers."""
+
+    def __init__(self, methods: Methods, *, in_use: bool, before: Before) -> None:
+        self._methods = methods
+        arroyos, ours = methods.arroyos, methods.ours
+        cls: type = methods.cls
+        for name in ours:
+            if vars(cls).get(name) is ours[name]:  # put back by somebody who had wrapped it
+                setattr(cls, name, arroyos[name])
+        free = {name: ours[name] for name in ours if vars(cls).get(name) is arroyos[name]}
+        wrapped = (Attribute(cls, name, ours[name]) for name in ours.keys() - free)
+        super().__init__(cls, free, in_use=in_use, watched=wrapped, before=before)
+
+    def apply(self) -> None:
+        """Replace arroyo's methods."""
+        self._methods.are_on = True
+        super().apply()
+
+    def revert(self) -> None:
+        """Put them back, and have those call them that others keep in wrappers."""
+        super().revert()
+        self._methods.are_on = False
+
+    def clean_up(self) -> None:
+        """Give what is pending to arroyo's methods."""
+        hand_back(self._methods.cls)
+
+
+def _methods(methods: Methods, cls: Any) -> dict[str, Any]:
     class ConfluentProducer:
         # Named as arroyo's class, so that the private names in it are the same.
 
-        producer_name: str | None
-        __metrics: Any
-        __produce_counters: MutableMapping[str, int]
-        __deliveries: _Deliveries
+        __deliveries: DeliveryBuffer
 
         def __init__(self, configuration: Mapping[str, Any]) -> None:
-            arroyos_init(self, configuration)
-            _ = self.__deliveries  # made here, since now its first flush interval begins
+            methods.arroyos["__init__"](self, configuration)
+            if methods.are_on:
+                _ = self.__deliveries  # made here, since now its first flush interval begins
 
-        def __flush_metrics(self) -> None:
-            if self.__produce_counters:
-                take_over(self, self.__deliveries)
-            self.__deliveries.flush(self.__metrics, self.producer_name or None)
+        def __flush_metrics(self) -> None:  # pyright: ignore[reportUnusedFunction]
+            if methods.are_on:
+                send(self)
+            else:
+                methods.arroyos[_FLUSH_METRICS](self)
 
         # Without the time where deliveries are counted only, in arroyo 2.31.2 to 2.40.1.
         def __metrics_delivery_callback(  # pyright: ignore[reportUnusedFunction]
-            self, error: object, _message: object, time_of_produce: float | None = None
+            self, error: object, message: object, time_of_produce: float | None = None
         ) -> None:
+            if not methods.are_on:
+                times = () if time_of_produce is None else (time_of_produce,)
+                methods.arroyos[_CALLBACK](self, error, message, *times)
+                return
             latency = None if time_of_produce is None else time.time() - time_of_produce
             if self.__deliveries.record(error, latency):
-                self.__flush_metrics()
+                methods.flush(self)
 
         def flush(self, timeout: float | None = -1) -> int:
-            self.__flush_metrics()
+            undelivered: int
+            if not methods.are_on:
+                undelivered = methods.arroyos["flush"](self, timeout)
+                return undelivered
+            methods.flush(self)
             try:
-                undelivered: int = super(cls, self).flush(timeout)  # type: ignore[misc]
+                undelivered = super(cls, self).flush(timeout)  # type: ignore[misc]
             finally:
-                self.__flush_metrics()  # what was delivered meanwhile
+                methods.flush(self)  # what was delivered meanwhile
             return undelivered
 
     return {
@@ -94,16 +162,32 @@ def methods(arroyo: ModuleType, cls: Any) -> dict[str, Any]:
     }
 
 
-def take_over(producer: Any, buffer: DeliveryBuffer) -> None:
-    """Move to the buffer what arroyo's own methods counted before they were replaced."""
+def send(producer: Any) -> None:
+    """Send what is pending in a producer's buffer, and what arroyo's own methods have counted."""
+    buffer = producer._ConfluentProducer__deliveries  # noqa: SLF001
+    if producer._ConfluentProducer__produce_counters:  # noqa: SLF001
+        take_over(producer, buffer)
+    metrics = producer._ConfluentProducer__metrics  # noqa: SLF001
+    buffer.flush(metrics, producer.producer_name or None)
+
+
+def take_over(producer: object, buffer: DeliveryBuffer) -> None:
+    """Move to the buffer what arroyo's own methods have counted.
+
+    What the buffer does not take, since others have put it there, stays where it is.
+    """
     counters, latencies = _arroyos_own(producer)
     # Piece by piece: one of arroyo's methods may be at work in another thread.
-    counts = {status: counters.pop(status, 0) for status in list(counters)}
-    samples: list[float] = []
+    for status, count in list(counters.items()):
+        if status in _STATUSES and type(count) is int and 0 <= count < _MAX_COUNT:
+            buffer.add({status: counters.pop(status, 0)}, [])
+    samples: list[Any] = []
     with suppress(IndexError):
         while True:
             samples.append(latencies.pop())
-    buffer.add(counts, samples[::-1])
+    samples.reverse()
+    buffer.add({}, [sample for sample in samples if isinstance(sample, int | float)])
+    latencies += [sample for sample in samples if not isinstance(sample, int | float)]
 
 
 def hand_back(cls: type) -> None:
@@ -117,7 +201,7 @@ def hand_back(cls: type) -> None:
             latencies += samples
 
 
-def _arroyos_own(producer: object) -> tuple[MutableMapping[str, int], list[float]]:
+def _arroyos_own(producer: object) -> tuple[MutableMapping[str, int], list[Any]]:
     """The counters and the latencies, of which arroyo 2.31.2 to 2.40.1 has none."""
     fields = vars(producer)
     return (

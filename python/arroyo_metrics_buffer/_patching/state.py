@@ -24,6 +24,8 @@ class Installation:
         self.disabled: str | None = "install() was not called"
         """Why nothing is patched, in words; None while classes are to be patched."""
         self.patches: dict[Target, Patch] = {}
+        self.reverted: dict[Target, Patch] = {}
+        """What ``uninstall()`` has put back last."""
         self.reported: dict[Target, Finding] = {}
         """What was last logged about each target."""
         self.hook = ImportHook()

@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from types import MappingProxyType, ModuleType
 from typing import ClassVar, Literal, NamedTuple
 
 from arroyo_metrics_buffer._core import MetricsBuffer
 
-from . import older, producer, shapes
-from .patch import Attribute, Patch, class_module, class_name
+from . import older, private_names, producer, shapes
+from .patch import NEWER, UNCHANGED, Attribute, Before, Patch, class_module, class_name
 
 State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
-NEWER = "look for a newer release of arroyo-metrics-buffer"
 
 
 @cache
@@ -37,6 +36,10 @@ class Finding(NamedTuple):
     is_protected: bool
     """Whether no buffer that is made from now on loses anything."""
 
+    def with_reasons(self, *reasons: str) -> Finding:
+        """The same, and why else."""
+        return self._replace(reason="; ".join(filter(None, (self.reason, *reasons))))
+
 
 class Target(ABC):
     """A class of arroyo, as a name in one of its modules."""
@@ -45,6 +48,8 @@ class Target(ABC):
     attribute: ClassVar[str]
     patchable: ClassVar[tuple[shapes.Shape, ...]]
     """Those that can be patched, the newest first."""
+    kept: ClassVar[frozenset[str]] = frozenset()
+    """Methods that stay arroyo's own, so that nobody else may have replaced them."""
     watched: ClassVar[tuple[Attribute, ...]] = ()
     """What its safety depends on where no patch is in place, as it is before others change it."""
 
@@ -77,12 +82,22 @@ class Target(ABC):
             return Finding("missing", reason, is_protected=False)
         if (protection := self.protection(current)) is not None:
             return Finding("patched", protection, is_protected=True)
-        differences = [shapes.difference(current, shape) for shape in self.patchable]
-        if None in differences:
+        if self.match(current) is not None:
             reason = f"{self.module} was imported anew, call install() to patch it"
             return Finding("waiting", reason, is_protected=False)
-        reason = f"it is none that this release knows: {differences[0]}; {NEWER}"
-        return Finding("unknown", reason, is_protected=False)
+        from .recognition import why_not  # noqa: PLC0415 - seldom needed
+
+        return Finding("unknown", why_not(current, self.patchable), is_protected=False)
+
+    def match(self, current: object) -> tuple[shapes.Shape, Before] | None:
+        """Find the shape of a class that can be patched, and what others have changed in it."""
+        for shape in self.patchable:
+            if shapes.difference(current, shape) is None:
+                return shape, UNCHANGED
+        from .recognition import match  # noqa: PLC0415 - seldom needed
+
+        release = version("sentry-arroyo")
+        return match(current, self.patchable, kept=self.kept, release=release)
 
     @abstractmethod
     def protection(self, current: object) -> str | None:
@@ -120,8 +135,7 @@ def _is_of_arroyo(cls: type) -> bool:
 
 def _methods_of(cls: type) -> tuple[Attribute, ...]:
     """The methods that a buffer's safety depends on, before anyone else can patch them."""
-    names = ("incr_timing", "incr_counter", "flush")
-    return tuple(Attribute(cls, name, getattr(cls, name)) for name in names)
+    return tuple(Attribute(cls, name, getattr(cls, name)) for name in private_names.METHODS)
 
 
 class MetricsBufferTarget(Target):
@@ -140,6 +154,7 @@ class MetricsBufferTarget(Target):
     patchable = tuple(shape for shape, _ in replacements)
     methods = MappingProxyType({cls: _methods_of(cls) for _, cls in replacements})
     watched = methods[MetricsBuffer]
+    private_names.lend(methods)
 
     def recognise(self, current: object) -> Finding:
         if current is None and (version("sentry-arroyo") or "").startswith(("0.", "1.0.")):
@@ -157,10 +172,17 @@ class MetricsBufferTarget(Target):
 
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
         arroyos = vars(module)[self.attribute]
-        cls = next(c for shape, c in self.replacements if not shapes.difference(arroyos, shape))
+        found, before = self.match(arroyos) or (self.patchable[0], UNCHANGED)
+        cls = next(c for shape, c in self.replacements if shape is found)
         ours = older.replacement(arroyos, cls)
         watched = (method._replace(owner=ours) for method in self.methods[cls])
-        return Patch(module, {self.attribute: ours}, in_use=in_use, watched=watched)
+        return Patch(
+            module,
+            {self.attribute: ours},
+            in_use=in_use,
+            watched=watched,
+            before=before,
+        )
 
 
 class ConfluentProducerTarget(Target):
@@ -169,6 +191,7 @@ class ConfluentProducerTarget(Target):
     module = "arroyo.backends.kafka.consumer"
     attribute = "ConfluentProducer"
     patchable = (shapes.PRODUCER_2_40_3, shapes.PRODUCER_2_38_5, shapes.PRODUCER_2_31_2)
+    kept = frozenset({"produce", "_ConfluentProducer__delivery_callback"})
 
     def recognise(self, current: object) -> Finding:
         if current is not None and current is self.base():
@@ -178,10 +201,15 @@ class ConfluentProducerTarget(Target):
             if shapes.difference(current, shape) is None:
                 reason = "this arroyo's sends every metric at once and buffers nothing"
                 return Finding("missing", reason, is_protected=True)
+        methods = producer.methods_of(current)
+        if methods is not None and not methods.are_on and current is methods.cls:
+            # Whatever others have wrapped meanwhile.
+            return Finding("waiting", "uninstall() was called", is_protected=False)
         return super().recognise(current)
 
     def protection(self, current: object) -> str | None:
-        if producer.is_patched(current):
+        methods = producer.methods_of(current)
+        if methods is not None and methods.are_on:
             return "its metrics methods are arroyo_metrics_buffer's"
         return None
 
@@ -190,9 +218,9 @@ class ConfluentProducerTarget(Target):
 
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
         cls = vars(module)[self.attribute]
-        methods = producer.methods(module, cls)
-        clean_up = partial(producer.hand_back, cls)
-        return Patch(cls, methods, in_use=in_use, clean_up=clean_up)
+        _, before = self.match(cls) or (None, UNCHANGED)
+        methods = producer.methods_for(module, cls)
+        return producer.ProducerPatch(methods, in_use=in_use, before=before)
 
 
 TARGETS = (MetricsBufferTarget(), ConfluentProducerTarget())
