@@ -8,6 +8,7 @@ are only looked for in the releases that are known not to have them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 
 from .shapes import Method, Shape, methods_of
@@ -18,13 +19,14 @@ _LOCK = frozenset({"lock", "rlock"})
 _OF_LOCKS = frozenset({"threading", "acquire", "release"})
 
 
-def with_fixes(cls: type, known: Shape) -> tuple[Shape, list[str]]:
+def with_fixes(cls: type, known: Shape, *, ignored: Collection[str]) -> tuple[Shape, list[str]]:
     """The known shape with what is fixed in a class, and the fixes in words."""
     methods = dict(known.methods)
     found: set[str] = set()
     for name, actual in methods_of(cls).items():
-        fixes = of_method(actual, methods[name]) if name in methods else None
-        if fixes is not None:
+        if name in ignored or name not in methods:
+            continue
+        if (fixes := of_method(actual, methods[name])) is not None:
             methods[name] = actual
             found |= fixes
     return known._replace(methods=methods), sorted(found)

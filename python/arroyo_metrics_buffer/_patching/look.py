@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from arroyo_metrics_buffer._core import on_backend_error
 
 from .hook import is_half_imported, loaded
-from .patch import Patch, changes
+from .patch import Patch, changes, cure
 from .state import installation
 from .targets import TARGETS, Finding, Target
 
@@ -74,7 +74,7 @@ def _status(target: Target) -> TargetStatus:
         changed = changes(patch.watched if patch else target.watched)
         unpatched_classes = target.unpatched_classes(patch)
     if found.state == "patched":
-        found = found.with_reasons(*(each.cure for each in changed if not each.is_extension))
+        found = found.with_reasons(cure(each.what for each in changed if not each.is_extension))
     unpatched = count_objects(unpatched_classes)
     return TargetStatus(
         name=target.name,

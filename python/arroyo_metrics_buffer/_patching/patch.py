@@ -29,8 +29,8 @@ class Change(NamedTuple):
     """Something else than this package's that is in its place now."""
 
     text: str
-    cure: str
-    """What it is to the reader of a reason, and what to do about it."""
+    what: str
+    """The same to the reader of a reason, who knows which class it is about."""
     is_extension: bool
     """Whether it is known to call what it replaced: a wrapper of it, or a subclass."""
 
@@ -106,6 +106,12 @@ def changes(watched: Iterable[Attribute]) -> list[Change]:
     ]
 
 
+def cure(patches: Iterable[str]) -> str:
+    """Say what others have replaced, and what can be done about it; nothing if it is nothing."""
+    text = ", ".join(patches)
+    return f"{text}: {REMOVE}" if text else ""
+
+
 def _change(owner: object, attribute: str, theirs: object, ours: object) -> Change:
     place = f"{_name(owner)}.{attribute}"
     is_extension = extends(theirs, ours)
@@ -116,7 +122,7 @@ def _change(owner: object, attribute: str, theirs: object, ours: object) -> Chan
     elif name == place:
         name = "another of that name"
     what = "it" if isinstance(owner, ModuleType) else f"its method {attribute}()"
-    return Change(f"{place} is {name}", f"{what} is {name}: {REMOVE}", is_extension)
+    return Change(f"{place} is {name}", f"{what} is {name}", is_extension)
 
 
 def extends(theirs: object, ours: object) -> bool:

@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from . import fixes, remedies
-from .patch import NEWER, REMOVE, Before, class_module, describe
+from .patch import NEWER, REMOVE, Before, class_module, cure, describe
 from .shapes import Shape, difference
 
 UNKNOWN = "it is none that this release knows"
 _NEWEST = (2, 48)
 """The newest release of arroyo whose own classes are known."""
+# Not by importlib.metadata: its import could wait for a thread that waits for the installation's
+# lock, which is held here.
+_METADATA = (".dist-info", ".egg-info")
 
 
 def match(
-    cls: object, known: Sequence[Shape], *, kept: Collection[str], release: str | None
+    cls: object, known: Sequence[Shape], *, kept: Collection[str]
 ) -> tuple[Shape, Before] | None:
     """Find the shape that a class has but for what others have changed; None if there is none.
 
-    Args:
-        cls: The class.
-        known: The shapes.
-        kept: Methods that have to be arroyo's own.
-        release: The release of arroyo.
+    Methods that are kept have to be arroyo's own.
     """
     if isinstance(cls, type):
         for shape in known:
-            before = _match(cls, shape, kept, can_be_fixed=_is_known(release))
-            if before is not None:
+            if (before := _match(cls, shape, kept)) is not None:
                 return shape, before
     return None
 
 
-def _match(cls: type, shape: Shape, kept: Collection[str], *, can_be_fixed: bool) -> Before | None:
+def _match(cls: type, shape: Shape, kept: Collection[str]) -> Before | None:
     theirs = remedies.others_methods(cls, shape)
     if not all(
         name not in kept and remedies.is_superfluous(cls, name, theirs[name], shape)
         for name in theirs
     ):
         return None
-    fixed, found = fixes.with_fixes(cls, shape) if can_be_fixed else (shape, [])
-    if difference(cls, fixed, ignored=theirs) is not None:
+    fixed, found = fixes.with_fixes(cls, shape, ignored=theirs)
+    if difference(cls, fixed, ignored=theirs) is not None or (found and not _is_known_release()):
         return None
     by_hand = f"arroyo's file is fixed by hand ({', '.join(found)}), which can be removed"
-    return Before(by_hand if found else "", _patches(theirs, "was") if theirs else "")
+    return Before(by_hand if found else "", _patches(theirs, "was"))
 
 
 def why_not(cls: object, known: Sequence[Shape]) -> str:
@@ -63,10 +64,17 @@ def why_not(cls: object, known: Sequence[Shape]) -> str:
 
 
 def _patches(theirs: dict[str, object], verb: str) -> str:
-    each = [f"its method {name}() {verb} {describe(theirs[name])}" for name in sorted(theirs)]
-    return f"{', '.join(each)}: {REMOVE}"
+    return cure(f"its method {name}() {verb} {describe(theirs[name])}" for name in sorted(theirs))
 
 
-def _is_known(release: str | None) -> bool:
-    numbers = (release or "").split(".")[:2]
-    return all(map(str.isdecimal, numbers)) and tuple(map(int, numbers)) <= _NEWEST
+def _is_known_release() -> bool:
+    """Whether the release of arroyo is one whose own class has no fix."""
+    for folder in sys.path:
+        with suppress(OSError):
+            for name in os.listdir(folder or "."):  # noqa: PTH208 - pathlib is slow to import
+                if name.startswith("sentry_arroyo-") and name.endswith(_METADATA):
+                    numbers = name.split("-")[1].split(".")[:2]
+                    return all(map(str.isdecimal, numbers)) and (
+                        tuple(map(int, numbers)) <= _NEWEST
+                    )
+    return False

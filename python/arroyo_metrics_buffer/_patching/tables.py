@@ -16,7 +16,7 @@ from weakref import ref
 from arroyo_metrics_buffer._core import MetricsBuffer
 
 from .log import log
-from .patch import Attribute, changes
+from .patch import Attribute, changes, cure
 
 _USERS = "_arroyo_metrics_buffer_users"
 
@@ -102,7 +102,7 @@ def _either(buffer: MetricsBuffer, name: str, ours: Any, users: list[None]) -> C
 def _tell(buffer: MetricsBuffer, ours: Mapping[str, Any]) -> None:
     """Log whose functions work on the tables, once."""
     watched = (Attribute(type(buffer), *method) for method in ours.items())
-    cures = ", ".join(change.cure for change in changes(watched) if not change.is_extension)
-    if cures and cures not in _told:
-        _told.add(cures)
-        log(logging.WARNING, "arroyo.processing.processor.MetricsBuffer: %s", cures)
+    told = cure(change.what for change in changes(watched) if not change.is_extension)
+    if told and told not in _told:
+        _told.add(told)
+        log(logging.WARNING, "arroyo.processing.processor.MetricsBuffer: %s", told)

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from arroyo_metrics_buffer._core import MetricsBuffer
 
-from . import older, private_names, producer, shapes
+from . import older, private_names, producer, recognition, shapes
 from .patch import NEWER, UNCHANGED, Attribute, Before, Patch, class_module, class_name
 
 State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
@@ -85,19 +85,14 @@ class Target(ABC):
         if self.match(current) is not None:
             reason = f"{self.module} was imported anew, call install() to patch it"
             return Finding("waiting", reason, is_protected=False)
-        from .recognition import why_not  # noqa: PLC0415 - seldom needed
-
-        return Finding("unknown", why_not(current, self.patchable), is_protected=False)
+        return Finding("unknown", recognition.why_not(current, self.patchable), is_protected=False)
 
     def match(self, current: object) -> tuple[shapes.Shape, Before] | None:
         """Find the shape of a class that can be patched, and what others have changed in it."""
         for shape in self.patchable:
             if shapes.difference(current, shape) is None:
                 return shape, UNCHANGED
-        from .recognition import match  # noqa: PLC0415 - seldom needed
-
-        release = version("sentry-arroyo")
-        return match(current, self.patchable, kept=self.kept, release=release)
+        return recognition.match(current, self.patchable, kept=self.kept)
 
     @abstractmethod
     def protection(self, current: object) -> str | None:
