@@ -326,6 +326,24 @@ def test_a_module_without_the_class_is_left_alone(
     assert len(caplog.records) == 1
 
 
+def test_a_subclass_that_an_application_put_in_place_stays_after_uninstall_and_is_told(
+    upstream: type,
+) -> None:
+    class Subclass(MetricsBuffer):
+        pass
+
+    processor.MetricsBuffer = Subclass
+    try:
+        arroyo_metrics_buffer.uninstall()
+        assert processor.MetricsBuffer is Subclass
+        assert (state(), target().protected) == ("patched", True)
+        assert reason() == (
+            f"uninstall() was called, but arroyo uses {__name__}.{Subclass.__qualname__}"
+        )
+    finally:
+        processor.MetricsBuffer = upstream
+
+
 def test_a_module_that_was_loaded_again_is_seen_and_can_be_patched_again(original: type) -> None:
     arroyo_metrics_buffer.install()
     processor.MetricsBuffer = original

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
+import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +16,7 @@ from arroyo.backends.kafka import consumer as arroyo_consumer
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import TargetStatus
+from support.arroyo_source import class_of
 from support.backends import ProducerBackend
 from support.producers import closed_after_test
 from support.targets import PRODUCER, status_of
@@ -158,6 +161,227 @@ def test_a_method_that_somebody_else_replaced_stays_theirs(cls: Any) -> None:
     arroyo_metrics_buffer.uninstall()
     assert cls.flush is theirs
     cls.flush = arroyos
+
+
+# Methods that others wrap or replace while this package's are in place
+
+
+CALLBACK = "_ConfluentProducer__metrics_delivery_callback"
+FLUSH_METRICS = "_ConfluentProducer__flush_metrics"
+
+
+def with_functools(inner: Any) -> Any:
+    @functools.wraps(inner)
+    def wrapper(*arguments: Any) -> Any:
+        return inner(*arguments)
+
+    return wrapper
+
+
+def with_a_closure(inner: Any) -> Any:
+    def wrapper(*arguments: Any) -> Any:
+        return inner(*arguments)
+
+    return wrapper
+
+
+@pytest.fixture
+def put_back(cls: Any) -> Iterator[None]:
+    """The class has arroyo's own methods again after the test."""
+    before = dict(vars(cls))
+    yield
+    arroyo_metrics_buffer.uninstall()
+    for name in "__init__", CALLBACK, FLUSH_METRICS, "flush":
+        setattr(cls, name, before[name])
+
+
+@pytest.mark.usefixtures("put_back")
+@pytest.mark.parametrize("method", ["__init__", CALLBACK, FLUSH_METRICS, "flush"])
+@pytest.mark.parametrize("wrap", [with_functools, with_a_closure])
+def test_a_method_that_others_wrapped_works_on_wherever_the_rest_is(
+    cls: Any, backend: ProducerBackend, method: str, wrap: Any
+) -> None:
+    early = made(cls)
+    arroyo_metrics_buffer.install()
+    deliver(early)
+    wrapper = wrap(getattr(cls, method))
+    setattr(cls, method, wrapper)
+    producers = [early, made(cls)]
+    deliveries = 1
+
+    def deliver_all() -> None:
+        nonlocal deliveries
+        for producer in producers:
+            deliver(producer)
+            deliveries += 1
+
+    deliver_all()
+    for _ in range(2):
+        arroyo_metrics_buffer.uninstall()
+        assert getattr(cls, method) is wrapper
+        producers.append(made(cls))
+        deliver_all()
+        for producer in producers:
+            assert producer._ConfluentProducer__produce_counters
+            producer.flush(0)
+        assert backend.counts() == {"success": deliveries}
+        deliver_all()
+        arroyo_metrics_buffer.install()
+        assert getattr(cls, method) is wrapper
+        assert status().state == "patched"
+        assert status().protected == (wrap is with_functools)
+        producers.append(made(cls))
+        deliver_all()
+        for producer in producers:
+            assert producer._ConfluentProducer__deliveries.snapshot()[0]["success"] > 0
+            producer.flush(0)
+        assert backend.counts() == {"success": deliveries}
+    assert len(backend.latencies()) == deliveries
+
+
+@pytest.mark.usefixtures("put_back")
+@pytest.mark.parametrize(
+    ("wrap", "told"),
+    [
+        (with_functools, "a wrapper of this package's ({}), which has arroyo's own called"),
+        (with_a_closure, "test_install_producer.with_a_closure.<locals>.wrapper ({})"),
+    ],
+)
+def test_what_others_keep_after_uninstall_is_told(cls: Any, wrap: Any, told: str) -> None:
+    arroyo_metrics_buffer.install()
+    setattr(cls, CALLBACK, wrapper := wrap(getattr(cls, CALLBACK)))
+    arroyo_metrics_buffer.uninstall()
+    place = f"{__file__}:{wrapper.__code__.co_firstlineno}"
+    assert (status().state, status().protected) == ("disabled", False)
+    assert status().reason == (
+        f"uninstall() was called; {MODULE}.ConfluentProducer.{CALLBACK} is {told.format(place)}"
+    )
+
+
+@pytest.mark.usefixtures("put_back")
+def test_a_method_of_this_packages_that_others_put_back_after_uninstall_is_no_harm(
+    cls: Any, backend: ProducerBackend
+) -> None:
+    arroyo_metrics_buffer.install()
+    arroyos_and_ours = {name: vars(cls)[name] for name in (CALLBACK, FLUSH_METRICS, "flush")}
+    arroyo_metrics_buffer.uninstall()
+    for name, ours in arroyos_and_ours.items():
+        setattr(cls, name, ours)  # as a test does whose monkeypatch began before
+    producer = made(cls)
+    deliver(producer)
+    assert producer._ConfluentProducer__produce_counters == {"success": 1}
+    producer.flush(0)
+    assert backend.counts() == {"success": 1}
+    assert (status().state, status().reason) == ("disabled", "uninstall() was called")
+    arroyo_metrics_buffer.install()
+    assert status().protected
+    arroyo_metrics_buffer.uninstall()
+    for name, ours in arroyos_and_ours.items():
+        assert vars(cls)[name] is not ours
+
+
+@pytest.mark.usefixtures("put_back")
+def test_a_flush_that_knows_nothing_of_the_buffer_leaves_nothing_in_it(
+    cls: Any, backend: ProducerBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remedy(self: Any) -> None:
+        for status, count in list(self._ConfluentProducer__produce_counters.items()):
+            self._ConfluentProducer__metrics.increment(name="x", value=count, tags={"x": status})
+        self._ConfluentProducer__reset_metrics()
+
+    arroyo_metrics_buffer.install()
+    setattr(cls, FLUSH_METRICS, remedy)
+    producer = made(cls)
+    deliver(producer)
+    producer.flush(0)
+    assert backend.counts() == {"success": 1}
+    monkeypatch.setattr(consumer, "METRICS_FREQUENCY_SEC", 0.0)
+    producer = made(cls)
+    time.sleep(0.01)  # two ticks of the clock
+    deliver(producer)
+    assert backend.counts() == {"success": 2}
+    assert (status().state, status().protected) == ("patched", False)
+    assert "its method _ConfluentProducer__flush_metrics() is " in status().reason
+    assert status().reason.endswith(": remove that patch")
+
+
+@pytest.mark.parametrize("patched", ["never", "before"])
+@pytest.mark.usefixtures("cls")
+def test_a_remedy_from_before_the_import_is_superfluous_and_put_back(
+    backend: ProducerBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    patched: str,
+) -> None:
+    def remedy(self: Any) -> None:
+        for status, count in list(self._ConfluentProducer__produce_counters.items()):
+            self._ConfluentProducer__metrics.increment(name=status, value=count, tags={})
+        self._ConfluentProducer__reset_metrics()
+
+    monkeypatch.setattr(
+        consumer, "ConfluentProducer", remedied := class_of(consumer, "ConfluentProducer", {})
+    )
+    if patched == "before":
+        arroyo_metrics_buffer.install()
+        arroyo_metrics_buffer.uninstall()
+    setattr(remedied, FLUSH_METRICS, remedy)
+    arroyo_metrics_buffer.install()
+    producer = closed_after_test(remedied({"log_level": 0}))
+    deliver(producer)
+    producer.flush(0)
+    assert backend.counts() == {"success": 1}
+    assert status().protected
+    assert "its method _ConfluentProducer__flush_metrics() was test_install_" in status().reason
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert record.getMessage().endswith(": remove that patch")
+    arroyo_metrics_buffer.uninstall()
+    assert vars(remedied)[FLUSH_METRICS] is remedy
+
+
+def test_a_method_that_stays_arroyos_own_may_not_be_anothers(
+    cls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def theirs(self: Any, callback: Any, _time_of_produce: float) -> Any:
+        self._ConfluentProducer__produce_counters["success"] += 1
+        return callback
+
+    other = changed(cls, _ConfluentProducer__delivery_callback=theirs)
+    monkeypatch.setattr(consumer, "ConfluentProducer", other)
+    arroyo_metrics_buffer.install()
+    assert status().state == "unknown"
+    assert "its method _ConfluentProducer__delivery_callback() is test_" in status().reason
+
+
+def test_a_count_that_others_spoilt_keeps_no_other_from_being_taken_over(
+    cls: Any, backend: ProducerBackend
+) -> None:
+    producer = made(cls)
+    for _ in range(3):
+        deliver(producer)
+    counters = vars(producer)["_ConfluentProducer__produce_counters"]
+    spoilt = {"error": "two", "lost": 1, "late": None}
+    counters.update(spoilt)
+    latencies = vars(producer)["_ConfluentProducer__callback_latency"]
+    latencies[:] = [1.0, "now", 2.0]
+    arroyo_metrics_buffer.install()
+    producer.flush(0)
+    producer.flush(0)
+    assert backend.counts() == {"success": 3}
+    assert backend.latencies() == [1.0, 2.0]
+    assert counters == spoilt
+    assert latencies == ["now"]
+
+
+def test_the_base_of_a_subclass_that_an_application_put_in_place_is_put_back_and_patched_again(
+    cls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arroyo_metrics_buffer.install()
+    monkeypatch.setattr(consumer, "ConfluentProducer", type("Subclass", (cls,), {}))
+    assert status().state == "patched"
+    arroyo_metrics_buffer.uninstall()
+    assert status().state == "disabled"
+    arroyo_metrics_buffer.install()
+    assert status().state == "patched"
 
 
 def test_a_subclass_that_an_application_put_in_place_counts_as_patched(

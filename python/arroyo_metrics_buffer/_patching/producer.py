@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from arroyo_metrics_buffer._core import DeliveryBuffer
 
-from .patch import Attribute, Before, Patch, extends
+from .patch import UNCHANGED, Attribute, Before, Patch, extends
 
 _DELIVERIES = "_ConfluentProducer__deliveries"
 _FLUSH_METRICS = "_ConfluentProducer__flush_metrics"
@@ -73,31 +73,40 @@ def methods_of(cls: object) -> Methods | None:
 
 
 def methods_for(arroyo: ModuleType, cls: type) -> Methods:
-    """The methods for arroyo's class, which keeps them for good.
+    """The methods for arroyo's class, or the one that it inherits from, which keeps them.
 
     When arroyo's are put back, a thread may be in the midst of one of these, and others may have
     wrapped them.
     """
     methods = methods_of(cls)
-    if methods is None or methods.cls is not cls:
+    if methods is None:
         methods = Methods(arroyo, cls)
         setattr(cls, _DELIVERIES, methods)
+    for name, ours in methods.ours.items():
+        if vars(methods.cls).get(name) is ours:  # put back by somebody who had wrapped it
+            setattr(methods.cls, name, methods.arroyos[name])
     return methods
 
 
 class ProducerPatch(Patch):
-    """Puts the methods into a class. Those that others have wrapped stay in their wrappers."""
+    """Puts the methods into a class. What others have there that can't be replaced stays.
 
-    def __init__(self, methods: Methods, *, in_use: bool, before: Before) -> None:
+    Args:
+        methods: The methods.
+        in_use: Whether anyone may have got hold of the class before.
+        before: What others have changed in the class; None if the class is not as known.
+    """
+
+    def __init__(self, methods: Methods, *, in_use: bool, before: Before | None) -> None:
         self._methods = methods
-        arroyos, ours = methods.arroyos, methods.ours
-        cls: type = methods.cls
-        for name in ours:
-            if vars(cls).get(name) is ours[name]:  # put back by somebody who had wrapped it
-                setattr(cls, name, arroyos[name])
-        free = {name: ours[name] for name in ours if vars(cls).get(name) is arroyos[name]}
-        wrapped = (Attribute(cls, name, ours[name]) for name in ours.keys() - free)
-        super().__init__(cls, free, in_use=in_use, watched=wrapped, before=before)
+        ours, now = methods.ours, vars(methods.cls)
+        if before is not None:
+            methods.arroyos = {name: now[name] for name in ours}
+        free = {name: ours[name] for name in ours if now.get(name) is methods.arroyos[name]}
+        others = (Attribute(methods.cls, name, ours[name]) for name in ours if name not in free)
+        super().__init__(
+            methods.cls, free, in_use=in_use, watched=others, before=before or UNCHANGED
+        )
 
     def apply(self) -> None:
         """Replace arroyo's methods."""

@@ -33,27 +33,37 @@ def is_superfluous(cls: type, name: str, function: object, known: Shape) -> bool
     if type(function) is not FunctionType or (method := known.methods.get(name)) is None:
         return False
     actual = method_of(function)
+    called = dict(_originals_called(cls, function))
     if name == "__init__":
-        return _only_adds_a_lock(cls, function, actual, method)
-    return bool(
-        len(actual.parameters) == len(method.parameters)
-        and not function.__code__.co_flags & _VARIADIC
-        and any(word.startswith(f"_{class_name(cls)}__") for word in actual.words)
-        and not any(_names_of_originals(cls, function))
-        and not hasattr(function, "__wrapped__")
+        return _only_adds_a_lock(cls, actual, method, called)
+    works_on_tables = any(word.startswith(f"_{class_name(cls)}__") for word in actual.words)
+    takes_the_same = len(actual.parameters) == len(method.parameters) and (
+        not function.__code__.co_flags & _VARIADIC
     )
+    return works_on_tables and takes_the_same and not called and not _is_wrapper(function)
 
 
-def _only_adds_a_lock(cls: type, function: FunctionType, actual: Method, known: Method) -> bool:
+def _only_adds_a_lock(
+    cls: type, actual: Method, known: Method, called: Mapping[str, FunctionType]
+) -> bool:
     # To a constructor that is the known one, or that it calls: its backend may be another else.
-    names = set(_names_of_originals(cls, function))
     words = actual.words - words_of_locks(actual.words)
-    return (words == known.words) if not names else words <= names
+    if not called:
+        return words == known.words
+    return words <= called.keys() and all(_is_of(cls, each) for each in called.values())
 
 
 def _is_of(cls: type, function: FunctionType) -> bool:
+    return _module(function) == str(class_module(cls))
+
+
+def _module(function: FunctionType) -> str:
     # Not by __module__, which functools.wraps() copies.
-    return bool(function.__globals__.get("__name__") == class_module(cls))
+    return str(function.__globals__.get("__name__"))
+
+
+def _is_wrapper(function: FunctionType) -> bool:
+    return "__wrapped__" in vars(function)
 
 
 def _hides(value: object, name: str, known: Shape) -> bool:
@@ -61,14 +71,16 @@ def _hides(value: object, name: str, known: Shape) -> bool:
     return name in known.methods and value is not None
 
 
-def _names_of_originals(cls: type, function: FunctionType) -> Iterator[str]:
-    """The names by which a function can call the class's own methods."""
+def _originals_called(cls: type, function: FunctionType) -> Iterator[tuple[str, FunctionType]]:
+    """What a function can call of the class's own methods, wrapped or not, or of this package's."""
+    own = (class_module(cls), f"{__package__}.producer")
     for name, value in _names(function).items():
         values: list[Any] = [value]
         if isinstance(value, dict):
             values += value.values()  # pyright: ignore[reportUnknownMemberType]
-        if any(type(each) is FunctionType and _is_of(cls, each) for each in values):
-            yield name
+        for each in values:
+            if type(each) is FunctionType and (_module(each) in own or _is_wrapper(each)):
+                yield name, each
 
 
 def _names(function: FunctionType) -> Mapping[str, Any]:

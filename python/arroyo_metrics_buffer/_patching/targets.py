@@ -197,8 +197,8 @@ class ConfluentProducerTarget(Target):
                 reason = "this arroyo's sends every metric at once and buffers nothing"
                 return Finding("missing", reason, is_protected=True)
         methods = producer.methods_of(current)
-        if methods is not None and not methods.are_on and current is methods.cls:
-            # Whatever others have wrapped meanwhile.
+        if methods is not None and not methods.are_on:
+            # Whatever others have wrapped there meanwhile.
             return Finding("waiting", "uninstall() was called", is_protected=False)
         return super().recognise(current)
 
@@ -212,9 +212,8 @@ class ConfluentProducerTarget(Target):
         return getattr(sys.modules.get("confluent_kafka"), "Producer", None)
 
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
-        cls = vars(module)[self.attribute]
-        _, before = self.match(cls) or (None, UNCHANGED)
-        methods = producer.methods_for(module, cls)
+        methods = producer.methods_for(module, vars(module)[self.attribute])
+        _, before = self.match(methods.cls) or (None, None)
         return producer.ProducerPatch(methods, in_use=in_use, before=before)
 
 
