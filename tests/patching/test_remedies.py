@@ -80,6 +80,7 @@ def test_a_processor_with_a_remedy_runs_on_and_loses_nothing_and_the_remedy_is_n
         assert f"({STAND_INS / 'myapp' / 'remedies.py'}:" in told
         assert told.endswith(": remove that patch")
         assert "newer release" not in told
+        assert "by hand" not in told
         assert told.count("incr_counter()") == (form == "writes them too")
     assert outcome["state"] == "patched"
     assert outcome["protected"] == (order == "before")

@@ -72,7 +72,9 @@ def uninstall() -> Status:
     """Restore arroyo's own classes, and the settings that the import had.
 
     Processors that exist already keep the buffer they have; producers go back to arroyo's, with
-    what is pending. May be called from any thread, but deliveries in that very moment may get lost.
+    what is pending. A method of this package's that others have wrapped stays in its wrapper, and
+    calls arroyo's own. May be called from any thread, but deliveries in that very moment may get
+    lost.
 
     Returns:
         The status after it.

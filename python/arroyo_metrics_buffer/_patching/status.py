@@ -22,7 +22,7 @@ class TargetStatus:
         state: ``patched``; ``waiting`` for its module to be imported; ``missing``, if arroyo or the
             class is not there, or buffers nothing; ``unknown``, if the class is none that this
             package can replace; ``disabled``, if this package is not installed.
-        reason: Why, in words.
+        reason: Why, in words, with whose functions are in the way and what to do about them.
         changes: What something else has put in the place of this package's class or methods since
             they were, each in words: another patch, a wrapper, a subclass.
         unpatched: How many buffers of arroyo's own class are alive. They were made before it was
