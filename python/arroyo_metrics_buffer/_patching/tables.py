@@ -75,10 +75,11 @@ class Table(MutableMapping[Any, Any]):
 def _in_use(buffer: MetricsBuffer, ours: Mapping[str, Any]) -> Generator[None]:
     """Have calls of a buffer go to this package's methods meanwhile."""
     fields = vars(buffer)
-    if (users := fields.get(_USERS)) is None:
-        users = fields.setdefault(_USERS, [])
+    users: list[None] = fields.setdefault(_USERS, [])
+    # Of several threads that come here at once, none goes on before all are there.
+    if not fields.keys() >= ours.keys():
         for name in ours:
-            fields[name] = _either(buffer, name, ours[name], users)
+            fields.setdefault(name, _either(buffer, name, ours[name], users))
         _tell(buffer, ours)
     users.append(None)
     try:
