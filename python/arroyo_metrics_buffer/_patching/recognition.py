@@ -26,11 +26,11 @@ def match(
 
     Methods that are kept have to be arroyo's own.
     """
-    if isinstance(cls, type):
-        for shape in known:
-            if (before := _match(cls, shape, kept)) is not None:
-                return shape, before
-    return None
+    if not isinstance(cls, type):
+        return None
+    found = [(shape, before) for shape in known if (before := _match(cls, shape, kept)) is not None]
+    # Two releases may differ in nothing but a method that is not arroyo's any more.
+    return found[0] if len(found) == 1 else None
 
 
 def _match(cls: type, shape: Shape, kept: Collection[str]) -> Before | None:

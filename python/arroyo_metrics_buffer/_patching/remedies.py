@@ -35,7 +35,7 @@ def is_superfluous(cls: type, name: str, function: object, known: Shape) -> bool
     actual = method_of(function)
     called = dict(_originals_called(cls, function))
     if name == "__init__":
-        return _only_adds_a_lock(cls, actual, method, called)
+        return _only_adds_a_lock(actual, method, called)
     works_on_tables = any(word.startswith(f"_{class_name(cls)}__") for word in actual.words)
     takes_the_same = len(actual.parameters) == len(method.parameters) and (
         not function.__code__.co_flags & _VARIADIC
@@ -43,14 +43,12 @@ def is_superfluous(cls: type, name: str, function: object, known: Shape) -> bool
     return works_on_tables and takes_the_same and not called and not _is_wrapper(function)
 
 
-def _only_adds_a_lock(
-    cls: type, actual: Method, known: Method, called: Mapping[str, FunctionType]
-) -> bool:
+def _only_adds_a_lock(actual: Method, known: Method, called: Mapping[str, FunctionType]) -> bool:
     # To a constructor that is the known one, or that it calls: its backend may be another else.
     words = actual.words - words_of_locks(actual.words)
     if not called:
         return words == known.words
-    return words <= called.keys() and all(_is_of(cls, each) for each in called.values())
+    return words <= called.keys() and all(method_of(each) == known for each in called.values())
 
 
 def _is_of(cls: type, function: FunctionType) -> bool:
