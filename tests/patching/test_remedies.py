@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import json
 import logging
 import os
@@ -50,11 +51,12 @@ def nothing_is_told_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_told", set())
 
 
-def run(order: str, form: str) -> dict[str, Any]:
+def run(order: str, form: str, interval: float = 0.002) -> dict[str, Any]:
     """What a processor and threads add under a remedy, and what becomes of that."""
     path = [str(STAND_INS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    program = SUPPORT / "remedied_processor.py"
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", SUPPORT / "remedied_processor.py", order, form],
+        [sys.executable, "-W", "ignore", program, order, form, str(interval)],
         capture_output=True,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
@@ -85,6 +87,12 @@ def test_a_processor_with_a_remedy_runs_on_and_loses_nothing_and_the_remedy_is_n
         assert told.count("incr_counter()") == (form == "writes them too")
     assert outcome["state"] == "patched"
     assert outcome["protected"] == (order == "before")
+
+
+@pytest.mark.parametrize("form", ["copies and clears under a lock", "writes them too"])
+def test_a_remedy_that_flushes_at_every_call_neither_hangs_nor_loses_anything(form: str) -> None:
+    outcome = run("after", form, interval=0.0)
+    assert outcome["arrived"] == outcome["added"]
 
 
 @pytest.mark.parametrize("remedy", ["before", "after"])
@@ -213,6 +221,19 @@ def test_what_is_added_to_a_table_is_added_to_the_buffer(buffer: Any, backend: R
     assert "a" not in buffer._MetricsBuffer__counters
     assert buffer.snapshot() == ({"b": 1.5}, {"a": 9})
     assert backend.calls == []
+
+
+def test_whoever_only_looks_at_a_buffer_flushes_nothing(buffer: Any, backend: Recorder) -> None:
+    buffer.incr_counter("x", 1)
+    inspect.getmembers(buffer)
+    repr(buffer._MetricsBuffer__counters)
+    mock.create_autospec(buffer)
+    mock.create_autospec(MetricsBuffer, instance=True)
+    with mock.patch.object(buffer, "_MetricsBuffer__counters", {}):
+        pass
+    assert backend.calls == []
+    assert vars(buffer) == {}
+    assert buffer.snapshot() == ({}, {"x": 1})
 
 
 def test_swaps_change_nothing(buffer: Any, backend: Recorder) -> None:

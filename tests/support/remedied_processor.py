@@ -1,7 +1,8 @@
 """A processor of arroyo's in an application that has a remedy of its own for the race.
 
-Arguments: when the remedy comes, ``before`` or ``after`` the import of the package, and which it
-is. Prints, as JSON, what was added and what arrived, the warnings, and what the status says.
+Arguments: when the remedy comes, ``before`` or ``after`` the import of the package; which it is;
+the flush interval. Prints, as JSON, what was added and what arrived, the warnings, and what the
+status says.
 """
 
 from __future__ import annotations
@@ -133,13 +134,13 @@ def run(made: Any, processed: list[int], buffer: Any) -> None:
     ending.join()
 
 
-def main(order: str, form: str) -> None:
+def main(order: str, form: str, interval: str) -> None:
     processor = import_package(order, form)
     from arroyo.utils.metrics import configure_metrics  # noqa: PLC0415
 
     from arroyo_metrics_buffer import status  # noqa: PLC0415
 
-    processor.METRICS_FREQUENCY_SEC = 0.002
+    processor.METRICS_FREQUENCY_SEC = float(interval)
     sys.setswitchinterval(1e-5)
     backend: Any = Backend()
     configure_metrics(backend)
