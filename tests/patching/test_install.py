@@ -336,7 +336,7 @@ def test_a_subclass_that_an_application_put_in_place_stays_after_uninstall_and_i
     try:
         arroyo_metrics_buffer.uninstall()
         assert processor.MetricsBuffer is Subclass
-        assert (state(), target().protected) == ("patched", True)
+        assert (state(), status_of(BUFFER).protected) == ("patched", True)
         assert reason() == (
             f"uninstall() was called, but arroyo uses {__name__}.{Subclass.__qualname__}"
         )
