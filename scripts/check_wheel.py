@@ -62,7 +62,7 @@ def wrong_in_source(path: Path) -> Iterator[str]:
     expected |= {"docs/package-index.md"}
     sources = [*Path("src").rglob("*.rs"), Path("core/Cargo.toml"), *Path("core/src").rglob("*.rs")]
     expected |= {source.as_posix() for source in sources}
-    expected |= {"scripts/backend.py", *(f"python/{module}" for module in MODULES)}
+    expected |= {"scripts/build_backend.py", *(f"python/{module}" for module in MODULES)}
     yield from differences(files, expected)
 
 
