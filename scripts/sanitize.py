@@ -42,7 +42,7 @@ def main() -> None:
     os.chdir(ROOT)
     nightly = shutil.which("rustup") and not run("cargo", "+nightly", "--version").returncode
     if nightly:
-        sanitized("ThreadSanitizer", "thread", "a_race", "data race .*planted::a_race", ["threads"])
+        sanitized("ThreadSanitizer", "thread", "a_race", "data race .*planted_faults::a_race", ["threads"])
         tests = ["deliveries", "properties", "sums", "threads"]
         sanitized("AddressSanitizer", "address", "a_use_after_free", "heap-use-after-free", tests)
     else:
@@ -71,9 +71,9 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def sanitized(name: str, sanitizer: str, fault: str, report: str, tests: list[str]) -> None:
     """Run tests of the core, all but those of forks, which sanitizers do not follow."""
-    planted = cargo_test(sanitizer, ["planted"], "--", "--ignored", fault)
+    planted = cargo_test(sanitizer, ["planted_faults"], "--", "--ignored", fault)
     if planted.returncode == 0 or not re.search(report, planted.stdout):
-        raise Failed(f"{planted.stdout}{name} did not find planted::{fault}")
+        raise Failed(f"{planted.stdout}{name} did not find planted_faults::{fault}")
     clean = cargo_test(sanitizer, tests)
     if clean.returncode:
         raise Failed(clean.stdout)
