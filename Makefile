@@ -115,12 +115,12 @@ model:
 sanitize: install
 	@$(BIN)/python scripts/sanitize.py
 
-# Where scripts/pythons puts what it builds.
+# Where scripts/build_pythons puts what it builds.
 export PYTHONS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/arroyo-metrics-buffer
 
 ## Longer: build free-threaded CPython 3.14 if there is none (Debian).
 pythons:
-	@scripts/find_python 3.14t >/dev/null || scripts/pythons $(PYTHONS)
+	@scripts/find_python 3.14t >/dev/null || scripts/build_pythons $(PYTHONS)
 
 ## Longer: drive every release of arroyo, without this package and with it.
 matrix: install
@@ -130,7 +130,7 @@ matrix: install
 upstream-tests: install
 	@$(BIN)/python e2e/upstream_tests.py
 
-# The Pythons that the package supports. scripts/elsewhere has 3.15: the tests need confluent-kafka, which has no
+# The Pythons that the package supports. scripts/test_on_debian has 3.15: the tests need confluent-kafka, which has no
 # wheel for it yet.
 VERSIONS := 3.11 3.12 3.13 3.14 3.14t
 
@@ -160,7 +160,7 @@ SYSTEMS :=
 
 ## Longer: run the suite in other Debians: CPython 3.13 to 3.15, emulated aarch64.
 test-elsewhere: $(VENV)/tools releases
-	@scripts/elsewhere $(PYTHONS)/debian $(SYSTEMS)
+	@scripts/test_on_debian $(PYTHONS)/debian $(SYSTEMS)
 
 # An interpreter that is linked to musl: cp314-musl or cp313-musl. It has a folder of its own, as scripts/find_python
 # would take it for one that is linked to glibc.
@@ -168,7 +168,7 @@ MUSL = cp314-musl
 
 ## Longer: run the suite on the wheel for musl; MUSL=cp313-musl for CPython 3.13.
 test-musl: $(VENV)/tools
-	@scripts/musl $(PYTHONS)/musl $(MUSL) $(TESTS)
+	@scripts/test_on_musl $(PYTHONS)/musl $(MUSL) $(TESTS)
 
 ## Longer: run the suite on every Python there is, elsewhere and on musl.
 test-all:

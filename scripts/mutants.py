@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "docs" / "mutants.md"
-PATIENCE = 240  # seconds for a layer, which needs half of that when nothing hangs
+LAYER_TIMEOUT = 240  # seconds; a layer needs half of that when nothing hangs
 PYTHON_TESTS = (
     *("backend_errors", "bad_input", "conservation", "drop_in", "fork", "no_waiting"),
     *("producer", "reentrancy", "signals", "state_machine", "throttle"),
@@ -244,7 +244,7 @@ class Copy:
             start_new_session=True,
         )
         try:
-            output, _ = process.communicate(timeout=PATIENCE)
+            output, _ = process.communicate(timeout=LAYER_TIMEOUT)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             return None, process.communicate()[0]

@@ -42,7 +42,8 @@ def main() -> None:
     os.chdir(ROOT)
     nightly = shutil.which("rustup") and not run("cargo", "+nightly", "--version").returncode
     if nightly:
-        sanitized("ThreadSanitizer", "thread", "a_race", "data race .*planted_faults::a_race", ["threads"])
+        report = "data race .*planted_faults::a_race"
+        sanitized("ThreadSanitizer", "thread", "a_race", report, ["threads"])
         tests = ["deliveries", "properties", "sums", "threads"]
         sanitized("AddressSanitizer", "address", "a_use_after_free", "heap-use-after-free", tests)
     else:

@@ -49,7 +49,7 @@ def test_a_users_program_type_checks_exactly_if_it_is_right(
     path = tmp_path / "program.py"
     path.write_text(program)
     options = ["--strict", "--no-implicit-reexport", "--cache-dir", str(tmp_path / "cache")]
-    options += ["--no-sqlite-cache"]  # an interpreter may have no SQLite: scripts/pythons' for musl
+    options += ["--no-sqlite-cache"]  # scripts/build_pythons' for musl has no SQLite
     result = subprocess.run(
         [sys.executable, "-m", "mypy", *options, str(path)],
         capture_output=True,
