@@ -12,8 +12,8 @@ use pyo3::prelude::*;
 
 use crate::arguments;
 use crate::clock::{self, Clock};
+use crate::interned::InternedString;
 use crate::logging;
-use crate::names::Interned;
 use crate::settings;
 use crate::stats::Stats;
 
@@ -186,7 +186,7 @@ impl<C: Contents> Sending<'_, C> {
         &mut self,
         entries: impl IntoIterator<Item = T>,
         metrics: &Bound<'_, PyAny>,
-        method: &Interned,
+        method: &InternedString,
         mut send: impl FnMut(&Bound<'_, PyAny>, T) -> PyResult<()>,
     ) -> PyResult<()> {
         let mut entries = entries.into_iter().peekable();
@@ -223,7 +223,7 @@ fn describe(py: Python<'_>, error: &PyErr) -> (String, Option<PyErr>) {
     }
 }
 
-// Not by PyO3's fully_qualified_name(), which has an `intern!` in it: see `names`.
+// Not by PyO3's fully_qualified_name(), which has an `intern!` in it: see `interned`.
 fn class_and_text(py: Python<'_>, error: &PyErr) -> PyResult<String> {
     let class = error.get_type(py);
     let (module, name) = (class.getattr("__module__")?.str()?, class.qualname()?);

@@ -6,10 +6,10 @@ mod arguments;
 mod buffer;
 mod clock;
 mod delivery_buffer;
+mod interned;
 mod interpreter;
 mod logging;
 mod metrics_buffer;
-mod names;
 mod settings;
 mod stats;
 
@@ -39,10 +39,10 @@ mod _core {
         }
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         fork::install_handlers()?;
-        crate::names::install(module.py())?;
-        crate::settings::install();
-        crate::stats::install();
-        crate::metrics_buffer::install(module.py())?;
-        crate::logging::install(module.py())
+        crate::interned::init_at_import(module.py())?;
+        crate::settings::init_at_import();
+        crate::stats::init_at_import();
+        crate::metrics_buffer::init_at_import(module.py())?;
+        crate::logging::init_at_import(module.py())
     }
 }

@@ -12,14 +12,14 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::IntoPyDict;
 use pyo3_log::{Caching, Logger};
 
-use crate::names;
+use crate::interned;
 
 const LOGGER: &str = "arroyo_metrics_buffer";
 
 static PYTHON_LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// Sends `log`'s records to Python, once however often the module is initialised.
-pub fn install(py: Python<'_>) -> PyResult<()> {
+pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
     // Levels aren't cached, so that a later `setLevel` is seen.
     let logger = Logger::new(py, Caching::Loggers)?;
     // Imported now: a flush while the interpreter shuts down could not.
@@ -60,7 +60,7 @@ fn name_caller(record: &Bound<'_, PyAny>) -> PyResult<bool> {
 /// What a subclass of Python's logger raised.
 pub fn is_debug_enabled(py: Python<'_>) -> PyResult<bool> {
     const DEBUG: i64 = 10; // Python's logging.DEBUG
-    let level = python_logger(py)?.call_method0(names::GET_EFFECTIVE_LEVEL.get(py))?;
+    let level = python_logger(py)?.call_method0(interned::GET_EFFECTIVE_LEVEL.get(py))?;
     Ok(level.extract::<i64>()? <= DEBUG)
 }
 

@@ -20,9 +20,8 @@ static SETTINGS: LazyLock<Shared<Settings>> =
 
 impl AtFork for Settings {}
 
-/// Makes the defaults, at import: a child that is forked while another thread makes them would wait for
-/// that thread.
-pub fn install() {
+/// Makes the defaults. Were they made later, a child that is forked meanwhile would wait for ever.
+pub fn init_at_import() {
     LazyLock::force(&SETTINGS);
 }
 

@@ -50,8 +50,8 @@ pub static CONSUMER: LazyLock<Shared<Stats>> = LazyLock::new(|| Shared::new(Stat
 /// Of all [`DeliveryBuffer`](crate::delivery_buffer::DeliveryBuffer)s.
 pub static PRODUCER: LazyLock<Shared<Stats>> = LazyLock::new(|| Shared::new(Stats::default()));
 
-/// Makes both, at import: a child that is forked while another thread makes one would wait for it.
-pub fn install() {
+/// Makes both. Were they made later, a child that is forked meanwhile would wait for ever.
+pub fn init_at_import() {
     LazyLock::force(&CONSUMER);
     LazyLock::force(&PRODUCER);
 }

@@ -22,7 +22,7 @@ use crate::buffer::Buffer;
 type Function = ffi::PyCFunctionFastWithKeywords;
 
 /// Puts the fast paths in front of the class's methods. Without them they do the same, slower.
-pub fn install(class: &Bound<'_, PyType>) -> PyResult<()> {
+pub fn init_at_import(class: &Bound<'_, PyType>) -> PyResult<()> {
     put_in_front::<IncrTiming>(class)?;
     put_in_front::<IncrCounter>(class)
 }

@@ -18,8 +18,8 @@ use pyo3::types::{IntoPyDict, PyDict, PyString, PyTuple};
 
 use crate::arguments;
 use crate::buffer::Buffer;
+use crate::interned;
 use crate::interpreter;
-use crate::names;
 use crate::stats;
 
 pub type Name = Py<PyString>;
@@ -159,17 +159,17 @@ impl MetricsBuffer {
     fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         slf.get().buffer()?.flush(py, |totals, sending| {
-            let metrics = slf.getattr(names::METRICS.get(py))?;
+            let metrics = slf.getattr(interned::METRICS.get(py))?;
             sending.each(
                 totals.timers.iter(),
                 &metrics,
-                &names::TIMING,
+                &interned::TIMING,
                 |call, (name, seconds)| call.call1((name, seconds)).map(drop),
             )?;
             sending.each(
                 totals.counters.iter(),
                 &metrics,
-                &names::INCREMENT,
+                &interned::INCREMENT,
                 |call, (name, count)| {
                     // Most fit, and a wider integer takes Python several times as long to make.
                     match i64::try_from(count) {
@@ -267,7 +267,7 @@ fn add<V: Total>(
 /// Calls `flush()` so that an override or a mock of it is honoured.
 #[cold]
 pub fn flush_through_python(buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
-    buffer.call_method0(names::FLUSH.get(buffer.py()))?;
+    buffer.call_method0(interned::FLUSH.get(buffer.py()))?;
     Ok(())
 }
 
@@ -292,11 +292,11 @@ fn text<'a>(name: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
 
 static CORES: OnceLock<usize> = OnceLock::new();
 
-/// Done once, at import.
-pub fn install(py: Python<'_>) -> PyResult<()> {
-    // On Linux that reads files, which takes as long as thousands of calls.
+/// Counts the cores, and puts the fast paths in front of the class's methods.
+pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
+    // Counting them reads files on Linux, which takes as long as thousands of calls.
     CORES.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get));
-    fast_path::install(&py.get_type::<MetricsBuffer>())
+    fast_path::init_at_import(&py.get_type::<MetricsBuffer>())
 }
 
 /// How many threads are to add at the same time without waiting for each other.
