@@ -1,4 +1,4 @@
-//! What the Python classes have in common: they accumulate, throttle, send, and put back.
+//! What both Python classes do: accumulate, throttle, send, and put back.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::clock::{self, Clock};
 use crate::interned::InternedString;
 use crate::logging;
 use crate::settings;
-use crate::stats::Stats;
+use crate::stats::BufferStats;
 
 /// How many characters of an error's text are kept: it may hold a whole response.
 const MAX_TEXT: usize = 1000;
@@ -24,7 +24,7 @@ const MAX_TEXT: usize = 1000;
 pub struct Buffer<C: Contents> {
     pending: Pending<C>,
     clock: Clock,
-    stats: &'static Shared<Stats>,
+    stats: &'static Shared<BufferStats>,
 }
 
 impl<C: Contents> Buffer<C> {
@@ -32,7 +32,7 @@ impl<C: Contents> Buffer<C> {
     /// are counted in `stats`.
     pub fn new(
         py: Python<'_>,
-        stats: &'static Shared<Stats>,
+        stats: &'static Shared<BufferStats>,
         shards: usize,
         flush_interval: f64,
         clock: Option<&Bound<'_, PyAny>>,
@@ -93,20 +93,20 @@ impl<C: Contents> Buffer<C> {
         let result = send(&taken.contents, &mut sending);
         let accepted = sending.accepted;
         if taken.belongs_to_parent() {
-            return result; // the backend forked, and the flush is the parent's
+            return result; // the child of a fork in the backend: the parent goes on
         }
         match result {
             Ok(()) => {
                 let time = start.map(|start| start.elapsed());
                 let newly_dropped = taken.contents.take_newly_dropped();
-                self.stats.lock().flushed(accepted, 0, newly_dropped);
-                logging::flushed(py, accepted, taken.contents.dropped(), time)
+                self.stats.lock().count_flush(accepted, 0, newly_dropped);
+                logging::log_flush(py, accepted, taken.contents.dropped(), time)
             }
-            Err(error) => self.put_back(py, taken, accepted, error),
+            Err(error) => self.put_back_unsent(py, taken, accepted, error),
         }
     }
 
-    fn put_back(
+    fn put_back_unsent(
         &self,
         py: Python<'_>,
         mut taken: Taken<C>,
@@ -115,14 +115,15 @@ impl<C: Contents> Buffer<C> {
     ) -> PyResult<()> {
         let unsent = taken.contents.entries() - accepted;
         let dropped = taken.contents.dropped();
-        self.stats.lock().flushed(accepted, unsent, taken.contents.take_newly_dropped());
+        self.stats.lock().count_flush(accepted, unsent, taken.contents.take_newly_dropped());
         taken.contents.forget_first(accepted);
         let leftover = self.pending.put_back(taken.contents);
         drop(leftover); // can run Python code, so after the guard is gone
         self.report(py, error, accepted, unsent, dropped)
     }
 
-    /// Counts and logs the error that ended a flush, and raises it unless that is what logging is for.
+    /// Counts and logs the error that ended a flush, and raises it. A backend's error is not raised if
+    /// `install(on_backend_error="log")` was called.
     fn report(
         &self,
         py: Python<'_>,
@@ -134,28 +135,29 @@ impl<C: Contents> Buffer<C> {
         let generation = fork::generation();
         let (text, exit) = describe(py, &error);
         if fork::generation() != generation {
-            return Err(error); // its `__str__` forked, and the flush is the parent's
+            return Err(error); // the child of a fork in `__str__`: the parent reports it
         }
         let message = logging::put_back_message(&text, sent, unsent, dropped);
-        let is_of_the_backend = !is_exit(py, &error);
-        if is_of_the_backend {
-            self.stats.lock().raised(text);
+        let is_backend_error = !is_exit(py, &error);
+        if is_backend_error {
+            self.stats.lock().count_error(text);
         }
         if let Some(exit) = exit {
             return Err(exit);
         }
-        let is_logged = is_of_the_backend && settings::log_backend_errors();
+        let is_logged = is_backend_error && settings::log_backend_errors();
         let logged = if is_logged {
-            logging::put_back_with_traceback(py, &message, error.clone_ref(py))
+            logging::log_put_back_with_traceback(py, &message, error.clone_ref(py))
         } else {
-            logging::put_back(py, &message)
+            logging::log_put_back(py, &message)
         };
         match logged {
             Err(exit) if is_exit(py, &exit) => Err(exit),
-            // The backend's error is the one to see, should logging raise one as well.
+            // If logging raised an error as well, the backend's is the one to raise.
             _ if !is_logged => Err(error),
-            Err(of_logging) => {
-                of_logging.write_unraisable(py, None); // a consumer is not to die of its logging
+            Err(logging_error) => {
+                // An error of logging must not end a consumer.
+                logging_error.write_unraisable(py, None);
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -180,8 +182,8 @@ pub struct Sending<'a, C: Contents> {
 }
 
 impl<C: Contents> Sending<'_, C> {
-    /// Sends each entry, in order, by a call of the backend's `method`. It is looked up if there are
-    /// any entries, once.
+    /// Sends each entry, in order, by a call of the backend's `method`, which is looked up once, and
+    /// only if there are entries.
     pub fn each<T>(
         &mut self,
         entries: impl IntoIterator<Item = T>,
@@ -196,7 +198,7 @@ impl<C: Contents> Sending<'_, C> {
         let method = metrics.getattr(method.get(metrics.py()))?;
         for entry in entries {
             if self.taken.belongs_to_parent() {
-                break; // the backend forked
+                break; // the child of a fork in the backend: the parent goes on
             }
             send(&method, entry)?;
             self.accepted += 1;
@@ -205,14 +207,14 @@ impl<C: Contents> Sending<'_, C> {
     }
 }
 
-/// Whether an error is to end a thread or a program, as KeyboardInterrupt is and whatever else is no
-/// `Exception`: to log it instead would keep that alive.
+/// Whether an error is no `Exception`, like KeyboardInterrupt. Such an error is to end a thread or a
+/// program, so it is raised and never only logged.
 fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
     !error.is_instance_of::<PyException>(py)
 }
 
-/// The class and the text of an error, for a log record and for `stats()`. If the error's `__str__` raises,
-/// the text says so; an exit that it raised is returned too.
+/// The class and the text of an error, for a log record and for `stats()`. If the error's `__str__`
+/// raises, the text says so. If it raised an exit, see [`is_exit`], that is returned too.
 fn describe(py: Python<'_>, error: &PyErr) -> (String, Option<PyErr>) {
     match class_and_text(py, error) {
         Ok(text) => (text.chars().take(MAX_TEXT).collect(), None),

@@ -64,12 +64,13 @@ pub fn is_debug_enabled(py: Python<'_>) -> PyResult<bool> {
     Ok(level.extract::<i64>()? <= DEBUG)
 }
 
-/// A flush sent `entries` within `time`, if that is known, and `dropped` samples were missing.
+/// Logs a flush that sent `entries` within `time`, if that was measured, and for which `dropped` samples
+/// had no room.
 ///
 /// # Errors
 ///
 /// What a logging filter or handler raised.
-pub fn flushed(
+pub fn log_flush(
     py: Python<'_>,
     entries: usize,
     dropped: u64,
@@ -82,25 +83,25 @@ pub fn flushed(
     if dropped > 0 {
         log::warn!(target: LOGGER, "flushed {entries} entries; {}", dropped_message(dropped));
     }
-    raised(py)
+    take_logging_error(py)
 }
 
-/// A flush put back what it could not send, as `message` tells.
+/// Logs `message` about a flush that put back what it could not send.
 ///
 /// # Errors
 ///
 /// What a logging filter or handler raised.
-pub fn put_back(py: Python<'_>, message: &str) -> PyResult<()> {
+pub fn log_put_back(py: Python<'_>, message: &str) -> PyResult<()> {
     log::warn!(target: LOGGER, "{message}");
-    raised(py)
+    take_logging_error(py)
 }
 
-/// As [`put_back`], with the traceback of the error that nobody else will see.
+/// As [`log_put_back`], with the traceback of `error`, which is not raised.
 ///
 /// # Errors
 ///
 /// What a logging filter or handler raised.
-pub fn put_back_with_traceback(py: Python<'_>, message: &str, error: PyErr) -> PyResult<()> {
+pub fn log_put_back_with_traceback(py: Python<'_>, message: &str, error: PyErr) -> PyResult<()> {
     // `log` has no place for an exception; Python's own logger has.
     let logger = python_logger(py)?;
     let exc_info = [("exc_info", error)].into_py_dict(py)?;
@@ -132,8 +133,8 @@ fn dropped_message(dropped: u64) -> String {
     )
 }
 
-/// The exception that logging left set, if any: `log` can't return it, and a function that returns
-/// with one set is an error to Python.
-fn raised(py: Python<'_>) -> PyResult<()> {
+/// Returns the exception that a logging filter or handler left set, if any. `log` can't return it, and
+/// Python does not let a function return a value with an exception set.
+fn take_logging_error(py: Python<'_>) -> PyResult<()> {
     PyErr::take(py).map_or(Ok(()), Err)
 }

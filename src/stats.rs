@@ -9,22 +9,23 @@ use arroyo_metrics_buffer_core::fork::AtFork;
 use arroyo_metrics_buffer_core::shared::Shared;
 use pyo3::prelude::*;
 
-/// What the flushes of all buffers of one class have come to.
+/// What all buffers of one class have done; Python's class of this name has the same counts.
 #[derive(Clone, Default)]
-pub struct Stats {
-    /// Those that had something to send.
+pub struct BufferStats {
+    /// Flushes that had something to send.
     pub flushes: u64,
     pub entries_sent: u64,
     pub entries_put_back: u64,
     pub samples_dropped: u64,
     pub backend_errors: u64,
-    /// The text of the last one, and when it was raised.
+    /// The text of the last error, and when it was raised.
     pub last_error: Option<(String, Instant)>,
 }
 
-impl Stats {
-    /// Counts a flush that sent and put back so many entries, if there were any.
-    pub fn flushed(&mut self, sent: usize, put_back: usize, dropped: u64) {
+impl BufferStats {
+    /// Counts a flush that sent `sent` entries and put back `put_back`, if there were any, and the samples
+    /// dropped before it.
+    pub fn count_flush(&mut self, sent: usize, put_back: usize, dropped: u64) {
         self.flushes += u64::from(sent + put_back > 0);
         self.entries_sent += sent as u64;
         self.entries_put_back += put_back as u64;
@@ -32,23 +33,25 @@ impl Stats {
     }
 
     /// Counts an error that the backend raised just now.
-    pub fn raised(&mut self, text: String) {
+    pub fn count_error(&mut self, text: String) {
         self.backend_errors += 1;
         self.last_error = Some((text, Instant::now()));
     }
 }
 
-impl AtFork for Stats {
+impl AtFork for BufferStats {
     /// The child is another process, which has done nothing yet.
     fn after_fork_in_child(&mut self) {
         *self = Self::default();
     }
 }
 
-/// Of all [`MetricsBuffer`](crate::metrics_buffer::MetricsBuffer)s.
-pub static CONSUMER: LazyLock<Shared<Stats>> = LazyLock::new(|| Shared::new(Stats::default()));
-/// Of all [`DeliveryBuffer`](crate::delivery_buffer::DeliveryBuffer)s.
-pub static PRODUCER: LazyLock<Shared<Stats>> = LazyLock::new(|| Shared::new(Stats::default()));
+/// The stats of all [`MetricsBuffer`](crate::metrics_buffer::MetricsBuffer)s.
+pub static CONSUMER: LazyLock<Shared<BufferStats>> =
+    LazyLock::new(|| Shared::new(BufferStats::default()));
+/// The stats of all [`DeliveryBuffer`](crate::delivery_buffer::DeliveryBuffer)s.
+pub static PRODUCER: LazyLock<Shared<BufferStats>> =
+    LazyLock::new(|| Shared::new(BufferStats::default()));
 
 /// Makes both. Were they made later, a child that is forked meanwhile would wait for ever.
 pub fn init_at_import() {
@@ -67,7 +70,7 @@ pub fn stats() -> (Fields, Fields) {
     (fields(&CONSUMER), fields(&PRODUCER))
 }
 
-fn fields(stats: &Shared<Stats>) -> Fields {
+fn fields(stats: &Shared<BufferStats>) -> Fields {
     let stats = stats.lock().clone();
     let (text, raised) = stats.last_error.unzip();
     (
