@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use arroyo_metrics_buffer_core::deliveries::{Deliveries, Status};
+use arroyo_metrics_buffer_core::deliveries::{Deliveries, Outcome};
 use arroyo_metrics_buffer_core::pending::Contents;
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
@@ -68,9 +68,9 @@ impl DeliveryBuffer {
         error: &Bound<'_, PyAny>,
         latency: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
-        let status = if error.is_none() { Status::Success } else { Status::Error };
+        let outcome = if error.is_none() { Outcome::Success } else { Outcome::Error };
         let latency = latency.map(|latency| arguments::float("latency", latency)).transpose()?;
-        self.buffer.lock().record(status, latency);
+        self.buffer.lock().record(outcome, latency);
         self.buffer.is_due(py)
     }
 
@@ -90,11 +90,11 @@ impl DeliveryBuffer {
         let counts: Vec<(String, u64)> = counts.items().extract()?;
         let counts = counts
             .into_iter()
-            .map(|(name, count)| Ok((status(&name)?, count)))
+            .map(|(status, count)| Ok((outcome_of(&status)?, count)))
             .collect::<PyResult<Vec<_>>>()?;
         let mut deliveries = self.buffer.lock();
-        for (status, count) in counts {
-            deliveries.add(status, count.into());
+        for (outcome, count) in counts {
+            deliveries.add(outcome, count.into());
         }
         deliveries.add_latencies(latencies);
         Ok(())
@@ -118,27 +118,30 @@ impl DeliveryBuffer {
         let py = metrics.py();
         self.buffer.flush(py, |deliveries, sending| {
             let producer_name = Some(producer_name).filter(|name| !name.is_none());
-            let (key, metric) = (interned::PRODUCER_NAME.get(py), interned::PRODUCE_STATUS.get(py));
+            let name_key = interned::PRODUCER_NAME.get(py);
+            let status_metric = interned::PRODUCE_STATUS.get(py);
             sending.each(
                 deliveries.counts(),
                 metrics,
                 &interned::INCREMENT,
-                |call, (status, count)| {
+                |increment, (outcome, count)| {
                     let tags = PyDict::new(py);
-                    tags.set_item(interned::STATUS.get(py), name(py, status))?;
+                    tags.set_item(interned::STATUS.get(py), status_of(py, outcome))?;
                     if let Some(name) = producer_name {
-                        tags.set_item(&key, name)?;
+                        tags.set_item(&name_key, name)?;
                     }
-                    call_with_name_value_tags(call, [&metric, &PyInt::new(py, count), &tags])
+                    let count = PyInt::new(py, count);
+                    call_with_name_value_tags(increment, [&status_metric, &count, &tags])
                 },
             )?;
-            let (none, metric) =
-                (interned::NO_PRODUCER_NAME.get(py), interned::CALLBACK_LATENCY.get(py));
-            let producer_name = producer_name.unwrap_or(&none);
-            sending.each(deliveries.latencies(), metrics, &interned::TIMING, |call, seconds| {
+            let no_name = interned::NO_PRODUCER_NAME.get(py);
+            let name = producer_name.unwrap_or(&no_name);
+            let latency_metric = interned::CALLBACK_LATENCY.get(py);
+            sending.each(deliveries.latencies(), metrics, &interned::TIMING, |timing, seconds| {
                 let tags = PyDict::new(py);
-                tags.set_item(&key, producer_name)?;
-                call_with_name_value_tags(call, [&metric, &PyFloat::new(py, *seconds), &tags])
+                tags.set_item(&name_key, name)?;
+                let seconds = PyFloat::new(py, *seconds);
+                call_with_name_value_tags(timing, [&latency_metric, &seconds, &tags])
             })
         })
     }
@@ -149,7 +152,7 @@ impl DeliveryBuffer {
     ///     Deliveries by status, and the seconds that they took.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Vec<f64>)> {
         let deliveries = mem::take(&mut *self.buffer.lock());
-        Ok((dict(py, deliveries.counts().collect())?, deliveries.latencies().to_vec()))
+        Ok((counts_by_status(py, deliveries.counts().collect())?, deliveries.latencies().to_vec()))
     }
 
     /// Tell what is pending, without flushing it.
@@ -161,7 +164,7 @@ impl DeliveryBuffer {
         let counts: Vec<_> = deliveries.counts().collect();
         let latencies = deliveries.latencies().to_vec();
         drop(deliveries); // making a dict can run Python code
-        Ok((dict(py, counts)?, latencies))
+        Ok((counts_by_status(py, counts)?, latencies))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
@@ -169,7 +172,7 @@ impl DeliveryBuffer {
         let counts: Vec<_> = deliveries.counts().collect();
         let (latencies, dropped) = (deliveries.latencies().len(), deliveries.dropped());
         drop(deliveries);
-        let counts = dict(py, counts)?;
+        let counts = counts_by_status(py, counts)?;
         Ok(format!("<DeliveryBuffer counts={counts} latencies={latencies} dropped={dropped}>"))
     }
 
@@ -178,21 +181,23 @@ impl DeliveryBuffer {
     }
 }
 
-fn dict(py: Python<'_>, counts: Vec<(Status, u128)>) -> PyResult<Bound<'_, PyDict>> {
-    counts.into_iter().map(|(status, count)| (name(py, status), count)).into_py_dict(py)
+fn counts_by_status(py: Python<'_>, counts: Vec<(Outcome, u128)>) -> PyResult<Bound<'_, PyDict>> {
+    counts.into_iter().map(|(outcome, count)| (status_of(py, outcome), count)).into_py_dict(py)
 }
 
-fn name(py: Python<'_>, status: Status) -> Bound<'_, PyString> {
-    match status {
-        Status::Success => interned::SUCCESS.get(py),
-        Status::Error => interned::ERROR.get(py),
+/// What arroyo calls an outcome.
+fn status_of(py: Python<'_>, outcome: Outcome) -> Bound<'_, PyString> {
+    match outcome {
+        Outcome::Success => interned::SUCCESS.get(py),
+        Outcome::Error => interned::ERROR.get(py),
     }
 }
 
-fn status(name: &str) -> PyResult<Status> {
-    match name {
-        "success" => Ok(Status::Success),
-        "error" => Ok(Status::Error),
+/// The outcome that arroyo calls `status`.
+fn outcome_of(status: &str) -> PyResult<Outcome> {
+    match status {
+        "success" => Ok(Outcome::Success),
+        "error" => Ok(Outcome::Error),
         other => {
             let message = format!("status must be 'success' or 'error', not {other:?}");
             Err(PyValueError::new_err(message))

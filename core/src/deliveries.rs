@@ -9,32 +9,34 @@ use crate::pending::Contents;
 /// backend would fill the memory.
 pub const MAX_LATENCIES: usize = 1_000_000;
 
-/// What became of a message.
+/// What became of a message. arroyo's metrics call it the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum Outcome {
     /// The broker has it.
     Success,
     /// It was given up.
     Error,
 }
 
-/// Deliveries counted by status, and how long each took.
+/// Deliveries counted by outcome, and how long each took.
 #[derive(Debug, Default)]
 pub struct Deliveries {
-    /// In the order of first touch, with a place for each status; those that are taken come first.
-    /// Wider than what is added at a time, so no sum overflows.
-    counts: [Option<(Status, u128)>; 2],
+    /// In the order of first touch, with a place for each outcome; the free places come last. Counts are
+    /// wider than what is added at a time, so no sum overflows.
+    counts: [Option<(Outcome, u128)>; 2],
     /// Seconds, in the order of the deliveries.
     latencies: Vec<f64>,
+    /// Samples that had no room since the last flush that succeeded. Put back with the rest, for the log.
     dropped: u64,
+    /// The part of `dropped` that the statistics do not count yet.
     newly_dropped: u64,
 }
 
 impl Deliveries {
     /// Counts one delivery, which took `latency` seconds if that is measured.
     #[inline]
-    pub fn record(&mut self, status: Status, latency: Option<f64>) {
-        self.add(status, 1);
+    pub fn record(&mut self, outcome: Outcome, latency: Option<f64>) {
+        self.add(outcome, 1);
         if let Some(latency) = latency {
             if self.latencies.len() < MAX_LATENCIES {
                 self.latencies.push(latency);
@@ -44,13 +46,13 @@ impl Deliveries {
         }
     }
 
-    /// Counts many deliveries of one status.
+    /// Counts many deliveries of one outcome.
     #[inline]
-    pub fn add(&mut self, status: Status, count: u128) {
+    pub fn add(&mut self, outcome: Outcome, count: u128) {
         let same_or_free =
-            |place: &&mut Option<(Status, u128)>| place.is_none_or(|(other, _)| other == status);
+            |place: &&mut Option<(Outcome, u128)>| place.is_none_or(|(other, _)| other == outcome);
         if let Some(place) = self.counts.iter_mut().find(same_or_free) {
-            place.get_or_insert((status, 0)).1 += count;
+            place.get_or_insert((outcome, 0)).1 += count;
         }
     }
 
@@ -67,8 +69,8 @@ impl Deliveries {
         self.newly_dropped += samples;
     }
 
-    /// Deliveries by status.
-    pub fn counts(&self) -> impl Iterator<Item = (Status, u128)> {
+    /// Deliveries by outcome.
+    pub fn counts(&self) -> impl Iterator<Item = (Outcome, u128)> {
         self.counts.iter().flatten().copied()
     }
 
@@ -95,8 +97,8 @@ impl Contents for Deliveries {
     }
 
     fn merge(&mut self, newer: Self) {
-        for (status, count) in newer.counts() {
-            self.add(status, count);
+        for (outcome, count) in newer.counts() {
+            self.add(outcome, count);
         }
         self.add_latencies(newer.latencies);
         self.dropped += newer.dropped;

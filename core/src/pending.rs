@@ -31,7 +31,7 @@ pub trait Contents: AtFork + Default {
         0
     }
 
-    /// How many of them nobody has asked for here yet.
+    /// How many samples were dropped since this was last called; resets the count.
     fn take_newly_dropped(&mut self) -> u64 {
         0
     }

@@ -1,8 +1,8 @@
-//! Deliveries: counted by status, sampled one by one, bounded.
+//! Deliveries: counted by outcome, sampled one by one, bounded.
 
 use std::thread;
 
-use arroyo_metrics_buffer_core::deliveries::{Deliveries, MAX_LATENCIES, Status};
+use arroyo_metrics_buffer_core::deliveries::{Deliveries, MAX_LATENCIES, Outcome};
 use arroyo_metrics_buffer_core::pending::{Contents, Pending};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -11,21 +11,21 @@ use proptest::sample::Index;
 /// What a backend is sent, in order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Entry {
-    Count(Status, u128),
+    Count(Outcome, u128),
     Latency(f64),
 }
 
 fn entries(deliveries: &Deliveries) -> Vec<Entry> {
-    let counts = deliveries.counts().map(|(status, count)| Entry::Count(status, count));
+    let counts = deliveries.counts().map(|(outcome, count)| Entry::Count(outcome, count));
     counts.chain(deliveries.latencies().iter().copied().map(Entry::Latency)).collect()
 }
 
-fn count(entries: &[Entry], of: Status) -> u128 {
-    let of_status = |entry: &Entry| match *entry {
-        Entry::Count(status, count) if status == of => count,
+fn count(entries: &[Entry], of: Outcome) -> u128 {
+    let of_outcome = |entry: &Entry| match *entry {
+        Entry::Count(outcome, count) if outcome == of => count,
         _ => 0,
     };
-    entries.iter().map(of_status).sum()
+    entries.iter().map(of_outcome).sum()
 }
 
 fn latencies(entries: &[Entry]) -> Vec<f64> {
@@ -46,12 +46,12 @@ fn full() -> Deliveries {
 fn counts_come_first_in_the_order_of_first_touch_then_latencies() {
     let recorded = || {
         let mut deliveries = Deliveries::default();
-        deliveries.record(Status::Error, Some(0.25));
-        deliveries.record(Status::Success, None);
-        deliveries.record(Status::Error, Some(0.5));
+        deliveries.record(Outcome::Error, Some(0.25));
+        deliveries.record(Outcome::Success, None);
+        deliveries.record(Outcome::Error, Some(0.5));
         deliveries
     };
-    let (error, success) = (Entry::Count(Status::Error, 2), Entry::Count(Status::Success, 1));
+    let (error, success) = (Entry::Count(Outcome::Error, 2), Entry::Count(Outcome::Success, 1));
     let expected = [error, success, Entry::Latency(0.25), Entry::Latency(0.5)];
     for accepted in 0..=6 {
         let mut rest = recorded();
@@ -62,27 +62,27 @@ fn counts_come_first_in_the_order_of_first_touch_then_latencies() {
 }
 
 #[test]
-fn a_sample_past_the_bound_is_dropped_and_counted_but_not_its_status() {
+fn a_sample_past_the_bound_is_dropped_and_counted_but_not_its_outcome() {
     let mut deliveries = full();
-    deliveries.record(Status::Success, Some(1.0));
-    deliveries.record(Status::Success, Some(1.0));
+    deliveries.record(Outcome::Success, Some(1.0));
+    deliveries.record(Outcome::Success, Some(1.0));
     assert_eq!(deliveries.latencies().len(), MAX_LATENCIES);
-    assert_eq!((count(&entries(&deliveries), Status::Success), deliveries.dropped()), (2, 2));
+    assert_eq!((count(&entries(&deliveries), Outcome::Success), deliveries.dropped()), (2, 2));
 }
 
 #[test]
 fn what_is_put_back_comes_first_and_what_has_no_room_behind_it_is_dropped_and_counted() {
     let mut older = full();
     older.forget_first(1);
-    older.record(Status::Success, None);
+    older.record(Outcome::Success, None);
     let mut newer = Deliveries::default();
     newer.add_latencies(vec![1.0; MAX_LATENCIES]);
-    newer.record(Status::Error, Some(1.0));
+    newer.record(Outcome::Error, Some(1.0));
     older.merge(newer);
     assert_eq!(older.latencies()[MAX_LATENCIES - 2..], [0.0, 1.0]);
     // One of the newer was dropped before, one found room.
     assert_eq!(older.dropped(), MAX_LATENCIES as u64);
-    let (success, error) = (Entry::Count(Status::Success, 1), Entry::Count(Status::Error, 1));
+    let (success, error) = (Entry::Count(Outcome::Success, 1), Entry::Count(Outcome::Error, 1));
     assert_eq!(entries(&older)[..2], [success, error]);
 }
 
@@ -97,8 +97,8 @@ proptest! {
         let (mut made, mut samples) = ([0, 0], Vec::new());
         for (records, begins, accepted) in rounds {
             for (succeeds, millis) in records {
-                let (status, latency) = (status(succeeds), f64::from(millis));
-                pending.lock().record(status, Some(latency));
+                let (outcome, latency) = (outcome_of(succeeds), f64::from(millis));
+                pending.lock().record(outcome, Some(latency));
                 made[usize::from(succeeds)] += 1;
                 samples.push(latency);
             }
@@ -116,7 +116,7 @@ proptest! {
             sent.extend(entries(&taken.contents));
         }
         sent.extend(entries(&pending.take().contents));
-        prop_assert_eq!([count(&sent, Status::Error), count(&sent, Status::Success)], made);
+        prop_assert_eq!([count(&sent, Outcome::Error), count(&sent, Outcome::Success)], made);
         let mut arrived = latencies(&sent);
         arrived.sort_by(f64::total_cmp);
         samples.sort_by(f64::total_cmp);
@@ -124,8 +124,8 @@ proptest! {
     }
 }
 
-fn status(succeeds: bool) -> Status {
-    if succeeds { Status::Success } else { Status::Error }
+fn outcome_of(succeeds: bool) -> Outcome {
+    if succeeds { Outcome::Success } else { Outcome::Error }
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn whatever_threads_record_send_and_put_back_is_sent_once() {
     const RECORDS: u32 = 50_000;
     let pending = Pending::<Deliveries>::new(1.0, 0.0);
     let record = |succeeds| {
-        (0..RECORDS).for_each(|i| pending.lock().record(status(succeeds), Some(f64::from(i))));
+        (0..RECORDS).for_each(|i| pending.lock().record(outcome_of(succeeds), Some(f64::from(i))));
     };
     let flush = || {
         let mut sent = Vec::new();
@@ -156,8 +156,8 @@ fn whatever_threads_record_send_and_put_back_is_sent_once() {
         flushers.map(|flusher| flusher.join().unwrap()).concat()
     });
     sent.extend(entries(&pending.take().contents));
-    assert_eq!(count(&sent, Status::Success), u128::from(RECORDS));
-    assert_eq!(count(&sent, Status::Error), u128::from(RECORDS));
+    assert_eq!(count(&sent, Outcome::Success), u128::from(RECORDS));
+    assert_eq!(count(&sent, Outcome::Error), u128::from(RECORDS));
     let mut arrived = latencies(&sent);
     arrived.sort_by(f64::total_cmp);
     let twice = (0..RECORDS).flat_map(|i| [f64::from(i); 2]);

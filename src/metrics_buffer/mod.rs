@@ -164,17 +164,17 @@ impl MetricsBuffer {
                 totals.timers.iter(),
                 &metrics,
                 &interned::TIMING,
-                |call, (name, seconds)| call.call1((name, seconds)).map(drop),
+                |timing, (name, seconds)| timing.call1((name, seconds)).map(drop),
             )?;
             sending.each(
                 totals.counters.iter(),
                 &metrics,
                 &interned::INCREMENT,
-                |call, (name, count)| {
-                    // Most fit, and a wider integer takes Python several times as long to make.
+                |increment, (name, count)| {
+                    // Most counts fit in 64 bits; Python takes several times as long to make a wider integer.
                     match i64::try_from(count) {
-                        Ok(count) => call.call1((name, count)),
-                        Err(_) => call.call1((name, count)),
+                        Ok(count) => increment.call1((name, count)),
+                        Err(_) => increment.call1((name, count)),
                     }
                     .map(drop)
                 },
