@@ -78,6 +78,14 @@ impl<C: Contents> Buffer<C> {
         }
     }
 
+    /// Takes all there is, for the caller to count elsewhere. The samples that were dropped are counted
+    /// here, as nothing tells the caller of them.
+    pub fn drain(&self) -> C {
+        let mut contents = self.pending.take().contents;
+        self.stats.lock().count_dropped(contents.take_newly_dropped());
+        contents
+    }
+
     /// Takes all there is and has `send` send it. If that raises, what it had not sent is put back,
     /// and the error is raised or logged, as `install()` was told.
     pub fn flush(

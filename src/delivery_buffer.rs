@@ -1,7 +1,5 @@
 //! The Python class `DeliveryBuffer`.
 
-use std::mem;
-
 use arroyo_metrics_buffer_core::deliveries::{Deliveries, Outcome};
 use arroyo_metrics_buffer_core::pending::Contents;
 use pyo3::exceptions::PyValueError;
@@ -148,10 +146,12 @@ impl DeliveryBuffer {
 
     /// Take what is pending, for the caller to count it elsewhere.
     ///
+    /// Latencies that were dropped are counted in `stats()`.
+    ///
     /// Returns:
     ///     Deliveries by status, and the seconds that they took.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Vec<f64>)> {
-        let deliveries = mem::take(&mut *self.buffer.lock());
+        let deliveries = self.buffer.drain();
         Ok((counts_by_status(py, deliveries.counts().collect())?, deliveries.latencies().to_vec()))
     }
 

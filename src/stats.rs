@@ -29,7 +29,12 @@ impl BufferStats {
         self.flushes += u64::from(sent + put_back > 0);
         self.entries_sent += sent as u64;
         self.entries_put_back += put_back as u64;
-        self.samples_dropped += dropped;
+        self.count_dropped(dropped);
+    }
+
+    /// Counts latency samples that were dropped.
+    pub fn count_dropped(&mut self, samples: u64) {
+        self.samples_dropped += samples;
     }
 
     /// Counts an error that the backend raised just now.

@@ -174,6 +174,8 @@ class DeliveryBuffer:
     def drain(self) -> tuple[dict[str, int], list[float]]:
         """Take what is pending, for the caller to count it elsewhere.
 
+        Latencies that were dropped are counted in `stats()`.
+
         Returns:
             Deliveries by status, and the seconds that they took.
         """

@@ -278,6 +278,19 @@ def test_what_uninstall_hands_back_is_not_counted_as_sent() -> None:
     assert len(vars(producer)["_ConfluentProducer__callback_latency"]) == 1
 
 
+def test_samples_that_uninstall_finds_dropped_are_counted() -> None:
+    producer = closed_after_test(ConfluentProducer({"log_level": 0}))
+    deliver = vars(ConfluentProducer)["_ConfluentProducer__metrics_delivery_callback"]
+    deliver(producer, None, "message", 0.0)
+    (buffer,) = (value for value in vars(producer).values() if isinstance(value, DeliveryBuffer))
+    buffer.add({"success": 1_000_000}, [0.5] * 1_000_000)
+    before = stats().producer
+    arroyo_metrics_buffer.uninstall()
+    assert counts(stats().producer) == counts(before, samples_dropped=1)
+    assert vars(producer)["_ConfluentProducer__produce_counters"] == {"success": 1_000_001}
+    assert len(vars(producer)["_ConfluentProducer__callback_latency"]) == 1_000_000
+
+
 @pytest.mark.usefixtures("tiny_switch_interval")
 def test_threads_that_flush_at_once_are_all_counted() -> None:
     before = stats().consumer
