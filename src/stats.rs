@@ -8,6 +8,7 @@ use std::time::Instant;
 use arroyo_metrics_buffer_core::fork::AtFork;
 use arroyo_metrics_buffer_core::shared::Shared;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 /// What all buffers of one class have done; Python's class of this name has the same counts.
 #[derive(Clone, Default)]
@@ -64,27 +65,26 @@ pub fn init_at_import() {
     LazyLock::force(&PRODUCER);
 }
 
-type Fields = (u64, u64, u64, u64, u64, Option<String>, Option<f64>);
-
 /// Tell what the buffers of this process have done so far. Safe to call from any thread.
 ///
 /// Returns:
-///     For the consumer's and for the producer's buffers, the fields of `BufferStats`.
+///     For the consumer's and for the producer's buffers, the fields of `BufferStats` by name.
 #[pyfunction]
-pub fn stats() -> (Fields, Fields) {
-    (fields(&CONSUMER), fields(&PRODUCER))
+pub fn stats(py: Python<'_>) -> PyResult<(Bound<'_, PyDict>, Bound<'_, PyDict>)> {
+    Ok((fields(py, &CONSUMER)?, fields(py, &PRODUCER)?))
 }
 
-fn fields(stats: &Shared<BufferStats>) -> Fields {
+fn fields<'py>(py: Python<'py>, stats: &Shared<BufferStats>) -> PyResult<Bound<'py, PyDict>> {
     let stats = stats.lock().clone();
     let (text, raised) = stats.last_error.unzip();
-    (
-        stats.flushes,
-        stats.entries_sent,
-        stats.entries_put_back,
-        stats.samples_dropped,
-        stats.backend_errors,
-        text,
-        raised.map(|raised| raised.elapsed().as_secs_f64()),
-    )
+    let fields = PyDict::new(py);
+    fields.set_item("flushes", stats.flushes)?;
+    fields.set_item("entries_sent", stats.entries_sent)?;
+    fields.set_item("entries_put_back", stats.entries_put_back)?;
+    fields.set_item("samples_dropped", stats.samples_dropped)?;
+    fields.set_item("backend_errors", stats.backend_errors)?;
+    fields.set_item("last_backend_error", text)?;
+    let seconds = raised.map(|raised| raised.elapsed().as_secs_f64());
+    fields.set_item("seconds_since_last_backend_error", seconds)?;
+    Ok(fields)
 }

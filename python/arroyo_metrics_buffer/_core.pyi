@@ -1,7 +1,7 @@
 """The compiled part of arroyo_metrics_buffer."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeAlias, final
+from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, final
 
 from typing_extensions import disjoint_base
 
@@ -213,11 +213,9 @@ def on_backend_error() -> Literal["raise", "log"]:
         "raise" or "log".
     """
 
-_Fields: TypeAlias = tuple[int, int, int, int, int, str | None, float | None]
-
-def stats() -> tuple[_Fields, _Fields]:
+def stats() -> tuple[dict[str, Any], dict[str, Any]]:
     """Tell what the buffers of this process have done so far. Safe to call from any thread.
 
     Returns:
-        For the consumer's and for the producer's buffers, the fields of `BufferStats`.
+        For the consumer's and for the producer's buffers, the fields of `BufferStats` by name.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ._core import stats as fields
+from ._core import stats as fields_by_name
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,5 @@ def stats() -> Stats:
     Returns:
         Counts since the process started; a forked child counts from zero.
     """
-    consumer, producer = fields()
-    return Stats(BufferStats(*consumer), BufferStats(*producer))
+    consumer, producer = fields_by_name()
+    return Stats(BufferStats(**consumer), BufferStats(**producer))
