@@ -81,6 +81,7 @@ impl DeliveryBuffer {
     /// Raises:
     ///     ValueError: There is another status. Nothing was added.
     ///     TypeError: A count is not an integer, or a latency not a number. Nothing was added.
+    ///     OverflowError: A count is negative or does not fit in 64 bits. Nothing was added.
     // A list and no other sequence: of those, `range(2**50)` is one, and space is made for all of it.
     fn add(&self, counts: &Bound<'_, PyDict>, latencies: &Bound<'_, PyList>) -> PyResult<()> {
         let latencies =

@@ -125,9 +125,12 @@ class DeliveryBuffer:
     """
 
     def __new__(
-        cls, *, flush_interval: SupportsFloat, clock: Callable[[], float] | None = None
+        cls,
+        *,
+        flush_interval: SupportsFloat | SupportsIndex,
+        clock: Callable[[], SupportsFloat | SupportsIndex] | None = None,
     ) -> Self: ...
-    def record(self, error: object, latency: SupportsFloat | None = None) -> bool:
+    def record(self, error: object, latency: SupportsFloat | SupportsIndex | None = None) -> bool:
         """Count one delivery.
 
         Args:
@@ -152,6 +155,7 @@ class DeliveryBuffer:
         Raises:
             ValueError: There is another status. Nothing was added.
             TypeError: A count is not an integer, or a latency not a number. Nothing was added.
+            OverflowError: A count is negative or does not fit in 64 bits. Nothing was added.
         """
 
     def flush(self, metrics: object, producer_name: object) -> None:

@@ -294,6 +294,8 @@ def test_samples_are_bounded_while_the_backend_is_down(
             "must be 'success' or 'error', not \"lost\"",
         ),
         (lambda b: b.add({"success": "1"}, []), TypeError, "cannot be interpreted as an integer"),
+        (lambda b: b.add({"success": -1}, []), OverflowError, "convert"),
+        (lambda b: b.add({"success": 2**64}, []), OverflowError, "convert"),
         (lambda b: b.add({"success": 1}, ["1"]), TypeError, "must be real number, not str"),
         (lambda b: b.add({"success": 1}, range(2**50)), TypeError, "not an instance of 'list'"),
         (lambda _: DeliveryBuffer(flush_interval=math.nan), ValueError, "not NaN"),
