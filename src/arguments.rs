@@ -31,7 +31,7 @@ pub fn interval(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
     not_nan(parameter, seconds)
 }
 
-/// A number that is one: with NaN nothing would ever be due.
+/// A number of seconds that is not NaN: with NaN no flush would ever be due.
 pub fn not_nan(parameter: &str, seconds: f64) -> PyResult<f64> {
     if seconds.is_nan() {
         return Err(PyValueError::new_err(format!(
@@ -57,7 +57,7 @@ fn not_an_integer(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> Py
     } else if has_none_of(&["__index__"], value, &error) {
         wrong_type(parameter, "an integer", value)
     } else {
-        error // the object's own
+        error // the object's method raised it
     }
 }
 
@@ -66,7 +66,7 @@ fn not_a_number(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> PyEr
     if has_none_of(&["__float__", "__index__"], value, &error) {
         wrong_type(parameter, "a number", value)
     } else {
-        error // the object's own
+        error // the object's method raised it
     }
 }
 
@@ -78,8 +78,9 @@ fn wrong_type(parameter: &str, expected: &str, value: &Bound<'_, PyAny>) -> PyEr
     }
 }
 
-/// Whether a conversion failed because the object has no method for it. One that it had may have
-/// changed the object's class, so the error is looked at too.
+/// Whether a conversion failed because the object has none of the methods for it. The object's
+/// class is not enough to tell: a method that was called may have replaced the class. An error that
+/// such a method raised is no TypeError, or it has a traceback.
 fn has_none_of(methods: &[&str], value: &Bound<'_, PyAny>, error: &PyErr) -> bool {
     let class = value.get_type();
     error.is_instance_of::<PyTypeError>(value.py())

@@ -28,8 +28,8 @@ pub struct Buffer<C: Contents> {
 }
 
 impl<C: Contents> Buffer<C> {
-    /// An empty buffer, last flushed now. Without a clock it has the one of `install()`. Its flushes
-    /// are counted in `stats`.
+    /// An empty buffer, last flushed now. Without a clock it has the one of `install()`. Its
+    /// flushes are counted in `stats`.
     pub fn new(
         py: Python<'_>,
         stats: &'static Shared<BufferStats>,
@@ -78,8 +78,8 @@ impl<C: Contents> Buffer<C> {
         }
     }
 
-    /// Takes all there is, for the caller to count elsewhere. The samples that were dropped are counted
-    /// here, as nothing tells the caller of them.
+    /// Takes all there is, for the caller to count elsewhere. The samples that were dropped are
+    /// counted here, as nothing tells the caller of them.
     pub fn drain(&self) -> C {
         let mut contents = self.pending.take().contents;
         self.stats.lock().count_dropped(contents.take_newly_dropped());
@@ -130,8 +130,8 @@ impl<C: Contents> Buffer<C> {
         self.report(py, error, accepted, unsent, dropped)
     }
 
-    /// Counts and logs the error that ended a flush, and raises it. A backend's error is not raised if
-    /// `install(on_backend_error="log")` was called.
+    /// Counts and logs the error that ended a flush, and raises it. A backend's error is not raised
+    /// if `install(on_backend_error="log")` was called.
     fn report(
         &self,
         py: Python<'_>,
@@ -190,8 +190,8 @@ pub struct Sending<'a, C: Contents> {
 }
 
 impl<C: Contents> Sending<'_, C> {
-    /// Sends each entry, in order, by a call of the backend's `method`, which is looked up once, and
-    /// only if there are entries.
+    /// Sends each entry, in order, by a call of the backend's `method`, which is looked up once,
+    /// and only if there are entries.
     pub fn each<T>(
         &mut self,
         entries: impl IntoIterator<Item = T>,
@@ -215,8 +215,8 @@ impl<C: Contents> Sending<'_, C> {
     }
 }
 
-/// Whether an error is no `Exception`, like KeyboardInterrupt. Such an error is to end a thread or a
-/// program, so it is raised and never only logged.
+/// Whether an error is no `Exception`, like KeyboardInterrupt. Such an error is to end a thread or
+/// a program, so it is raised and never only logged.
 fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
     !error.is_instance_of::<PyException>(py)
 }

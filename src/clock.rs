@@ -7,8 +7,8 @@ use crate::arguments;
 
 /// Where a buffer gets the time from.
 pub enum Clock {
-    /// The system's monotonic coarse clock: a few nanoseconds a reading, which moves on every 1 to
-    /// 4 ms on Linux.
+    /// The system's monotonic coarse clock. A reading takes a few nanoseconds; on Linux the clock
+    /// moves on every 1 to 4 ms.
     Native,
     /// A callable that returns seconds, for tests.
     Callable(Py<PyAny>),

@@ -82,7 +82,7 @@ impl DeliveryBuffer {
     ///     ValueError: There is another status. Nothing was added.
     ///     TypeError: A count is not an integer, or a latency not a number. Nothing was added.
     ///     OverflowError: A count is negative or does not fit in 64 bits. Nothing was added.
-    // A list and no other sequence: of those, `range(2**50)` is one, and space is made for all of it.
+    // A list and no other sequence: `range(2**50)` is one, and space would be made for all of it.
     fn add(&self, counts: &Bound<'_, PyDict>, latencies: &Bound<'_, PyList>) -> PyResult<()> {
         let latencies =
             latencies.iter().map(|latency| latency.extract()).collect::<PyResult<Vec<f64>>>()?;
@@ -206,11 +206,11 @@ fn outcome_of(status: &str) -> PyResult<Outcome> {
     }
 }
 
-/// Calls a backend's method as arroyo's producer does: with the keyword arguments `name`, `value` and
-/// `tags`.
+/// Calls a backend's method as arroyo's producer does: with the keyword arguments `name`, `value`
+/// and `tags`.
 ///
-/// PyO3 takes keyword arguments from a dict. At every call it makes a tuple of their names, which costs
-/// more than a backend's method does. Here the tuple is made once.
+/// PyO3 takes keyword arguments from a dict. At every call it makes a tuple of their names, which
+/// costs more than a backend's method does. Here the tuple is made once.
 fn call_with_name_value_tags(
     method: &Bound<'_, PyAny>,
     values: [&Bound<'_, PyAny>; 3],
@@ -218,9 +218,9 @@ fn call_with_name_value_tags(
     let py = method.py();
     let names = interned::name_value_tags(py)?;
     let values = values.map(Bound::as_ptr);
-    // SAFETY: the interpreter is attached, as `method` shows; `values` are three borrowed references
-    // that outlive the call, none of them positional, and `names` is a tuple of three strings. The
-    // result is a new reference, or null with an exception set.
+    // SAFETY: the interpreter is attached, as `method` shows; `values` are three borrowed
+    // references that outlive the call, none of them positional, and `names` is a tuple of three
+    // strings. The result is a new reference, or null with an exception set.
     let result = unsafe {
         let result = ffi::PyObject_Vectorcall(method.as_ptr(), values.as_ptr(), 0, names.as_ptr());
         Bound::from_owned_ptr_or_err(py, result)

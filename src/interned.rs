@@ -1,7 +1,7 @@
 //! Interned Python strings for attributes, methods and keyword arguments, made at import.
 //!
-//! PyO3's `intern!` makes a string at its first use. Meanwhile it holds a `Once` and lets other threads
-//! run: if one of them forks, the child waits for that `Once` for ever.
+//! PyO3's `intern!` makes a string at its first use. Meanwhile it holds a `Once` and lets other
+//! threads run: if one of them forks, the child waits for that `Once` for ever.
 
 use std::sync::OnceLock;
 

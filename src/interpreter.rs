@@ -1,12 +1,12 @@
-//! What is known of the interpreter and its modules without an import: `builtins.__import__`, which
-//! every import asks, may be anyone's.
+//! Facts about the interpreter and its modules, without an import: every import calls
+//! `builtins.__import__`, and a program may have replaced that.
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// An attribute of a module that is loaded, be it in part. `None` if there is no such module or
-/// attribute.
+/// An attribute of a module that is loaded, also if only in part. `None` if there is no such module
+/// or attribute.
 ///
 /// # Errors
 ///
@@ -24,7 +24,7 @@ pub fn loaded<'py>(
     }
 }
 
-/// Whether threads take turns.
+/// Whether the interpreter runs one thread at a time.
 ///
 /// # Errors
 ///

@@ -33,7 +33,7 @@ mod _core {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         // SAFETY: an interpreter is attached, as `module` shows; both only return a pointer.
         if unsafe { PyInterpreterState_Get() != PyInterpreterState_Main() } {
-            // Its settings would be the main interpreter's. PyO3 says so itself from CPython 3.12 on.
+            // Its settings would be the main interpreter's. From CPython 3.12 on PyO3 refuses too.
             let message = "arroyo_metrics_buffer._core does not support loading in subinterpreters";
             return Err(PyImportError::new_err(message));
         }

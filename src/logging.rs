@@ -1,7 +1,7 @@
 //! Records for the Python logger `arroyo_metrics_buffer`.
 //!
-//! Emitting one runs Python code: handlers, filters, perhaps other threads. So never with a lock
-//! held, and never where a count is neither pending nor sent.
+//! Logging runs Python code: handlers, filters, perhaps other threads. So nothing is logged with a
+//! lock held, or while an entry is neither pending nor sent.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const LOGGER: &str = "arroyo_metrics_buffer";
 
 static PYTHON_LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
-/// Sends `log`'s records to Python, once however often the module is initialised.
+/// Sends `log`'s records to Python. Only the first call does anything.
 pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
     // Levels aren't cached, so that a later `setLevel` is seen.
     let logger = Logger::new(py, Caching::Loggers)?;
@@ -31,8 +31,9 @@ pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// A filter that gives a record of pyo3-log's the file, line and function of the Python code that called
-/// the buffer, as Python's own records have them. pyo3-log gives the place in this file, and no function.
+/// A filter that gives a record of pyo3-log's the file, line and function of the Python code that
+/// called the buffer, as Python's own records have them. pyo3-log gives the place in this file, and
+/// no function.
 #[pyfunction]
 fn name_caller(record: &Bound<'_, PyAny>) -> PyResult<bool> {
     if record.getattr("funcName")?.is_none() {
@@ -50,10 +51,11 @@ fn name_caller(record: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(true)
 }
 
-/// Whether anyone may want to read about every flush.
+/// Whether the logger is enabled for DEBUG, the level of the record of each flush.
 ///
-/// Asked before pyo3-log is, which formats a record to find out that nobody wants it, at several
-/// times the cost of all else in a small flush. `isEnabledFor()` would cost as much on CPython 3.13.
+/// pyo3-log formats a record before it finds out that nobody wants it, at several times the cost of
+/// all else in a small flush. So this is asked first. `isEnabledFor()` would cost as much on
+/// CPython 3.13.
 ///
 /// # Errors
 ///
@@ -64,8 +66,8 @@ pub fn is_debug_enabled(py: Python<'_>) -> PyResult<bool> {
     Ok(level.extract::<i64>()? <= DEBUG)
 }
 
-/// Logs a flush that sent `entries` within `time`, if that was measured, and for which `dropped` samples
-/// had no room.
+/// Logs a flush that sent `entries` within `time`, if that was measured, and for which `dropped`
+/// samples had no room.
 ///
 /// # Errors
 ///
@@ -133,8 +135,8 @@ fn dropped_message(dropped: u64) -> String {
     )
 }
 
-/// Returns the exception that a logging filter or handler left set, if any. `log` can't return it, and
-/// Python does not let a function return a value with an exception set.
+/// Returns the exception that a logging filter or handler left set, if any. `log` can't return it,
+/// and Python does not let a function return a value with an exception set.
 fn take_logging_error(py: Python<'_>) -> PyResult<()> {
     PyErr::take(py).map_or(Ok(()), Err)
 }

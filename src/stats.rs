@@ -24,8 +24,8 @@ pub struct BufferStats {
 }
 
 impl BufferStats {
-    /// Counts a flush that sent `sent` entries and put back `put_back`, if there were any, and the samples
-    /// dropped before it.
+    /// Counts a flush that sent and put back so many entries, if there were any, and the samples
+    /// that were dropped before it.
     pub fn count_flush(&mut self, sent: usize, put_back: usize, dropped: u64) {
         self.flushes += u64::from(sent + put_back > 0);
         self.entries_sent += sent as u64;

@@ -5,8 +5,8 @@ use std::mem;
 use crate::fork::AtFork;
 use crate::pending::Contents;
 
-/// How many latency samples are kept at most: 8 MB of them. Without a bound, an outage of the metrics
-/// backend would fill the memory.
+/// How many latency samples are kept at most: 8 MB of them. Without a bound, an outage of the
+/// metrics backend would fill the memory.
 pub const MAX_LATENCIES: usize = 1_000_000;
 
 /// What became of a message. arroyo's metrics call it the status.
@@ -21,12 +21,13 @@ pub enum Outcome {
 /// Deliveries counted by outcome, and how long each took.
 #[derive(Debug, Default)]
 pub struct Deliveries {
-    /// In the order of first touch, with a place for each outcome; the free places come last. Counts are
-    /// wider than what is added at a time, so no sum overflows.
+    /// In the order of first touch, with a place for each outcome; the free places come last.
+    /// Counts are wider than what is added at a time, so no sum overflows.
     counts: [Option<(Outcome, u128)>; 2],
     /// Seconds, in the order of the deliveries.
     latencies: Vec<f64>,
-    /// Samples that had no room since the last flush that succeeded. Put back with the rest, for the log.
+    /// Samples that had no room since the last flush that succeeded. Put back with the rest, for
+    /// the log.
     dropped: u64,
     /// The part of `dropped` that the statistics do not count yet.
     newly_dropped: u64,

@@ -1,8 +1,9 @@
-//! What a fork finds: every lock of [`Shared`](crate::shared::Shared) values taken and its contents whole.
+//! What happens at a fork. The forking thread first takes the lock of every
+//! [`Shared`](crate::shared::Shared) value, so that no other thread is in the middle of a change.
 //!
-//! The handlers are `pthread_atfork`'s rather than `os.register_at_fork`'s: they also run for a
-//! server that forks from C and calls no Python before it. Nothing in them touches Python, so it
-//! doesn't matter whether the forking thread is attached to the interpreter.
+//! The handlers are `pthread_atfork`'s and not `os.register_at_fork`'s: they also run where a
+//! server forks from C and calls no Python before it. They don't touch Python, so it doesn't matter
+//! whether the forking thread is attached to the interpreter.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,16 +13,16 @@ use crate::lock::{ArcMutexGuard, Mutex, MutexGuard, mutex};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::global;
 
-/// Contents of a lock, as the child of a fork inherits them.
+/// A value behind a lock, of which the child of a fork gets a copy.
 pub trait AtFork: Send + 'static {
     /// Runs in the child, in the middle of `fork()`: it must neither call Python nor drop a Python
-    /// object. As it stands, the child inherits the contents.
+    /// object. By default the child keeps the value as it is.
     fn after_fork_in_child(&mut self) {}
 }
 
 /// How many forks lie between this process and the one that loaded the module.
 ///
-/// A thread that reads another number than before has become the only thread of a child.
+/// If a thread reads another number than before, it is now the only thread of a child.
 pub fn generation() -> u64 {
     // Relaxed: it changes only while the process has a single thread.
     GENERATION.load(Ordering::Relaxed)
@@ -60,10 +61,10 @@ impl<T: AtFork> HeldLock for ArcMutexGuard<T> {
     }
 }
 
-/// Has every fork take a lock until this is dropped, under the number that it holds.
+/// While this exists, every fork takes the lock that is registered under this number.
 ///
-/// Who drops it keeps a reference to the lock, so that its contents are dropped later: here they would
-/// be dropped with the registry locked.
+/// Its owner keeps a reference to the lock until this is dropped. Otherwise the drop would free the
+/// lock and its contents, while the registry is locked.
 pub(crate) struct Registration(u64);
 
 pub(crate) fn register<T: AtFork>(mutex: Arc<Mutex<T>>) -> Registration {
@@ -79,33 +80,33 @@ impl Drop for Registration {
     }
 }
 
-/// All that a fork holds. When this is dropped, the locks are released in the order in which they were
-/// taken, and the registry after them: no other fork begins to take locks before all are free.
+/// All that a fork holds. When this is dropped, the locks are released in the order in which they
+/// were taken, and the registry after them: no other fork begins to take locks before all are free.
 struct HeldLocks {
     locks: Vec<Box<dyn HeldLock>>,
     _registry: MutexGuard<'static, Registry>,
 }
 
 global! {
-    /// Where the fork in progress keeps what it holds, between the handler before it and the one
-    /// after. Its own lock is free at the moment of a fork: who takes it lets go of it in the same
-    /// handler, and the fork that follows waits for that.
+    /// What the fork in progress holds, from the handler before the fork to the handler after it.
+    /// The lock of this static is free at the moment of a fork: each handler that takes it also
+    /// releases it, and the next fork waits for that.
     static HELD_BY_FORK: Mutex<Option<HeldLocks>> = mutex(None);
 }
 
-/// What to do before a fork: from here on nobody else has a lock.
+/// Runs before a fork: afterwards no other thread has a lock.
 pub fn before() {
     let registry = REGISTRY.lock();
     let locks = registry.values().map(|lock| lock.clone().acquire()).collect();
     *HELD_BY_FORK.lock() = Some(HeldLocks { locks, _registry: registry });
 }
 
-/// What to do in the parent after a fork.
+/// Runs in the parent after a fork.
 pub fn in_parent() {
     drop(HELD_BY_FORK.lock().take());
 }
 
-/// What to do in the child after a fork.
+/// Runs in the child after a fork.
 pub fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     let mut held = HELD_BY_FORK.lock().take();
@@ -114,7 +115,7 @@ pub fn in_child() {
     }
 }
 
-/// Makes every later fork of this process take the locks, once however often it is called.
+/// Makes every later fork of this process take the locks. Only the first call does anything.
 ///
 /// The handlers stay for the life of the process, and so must this library. Python never unloads
 /// an extension module.

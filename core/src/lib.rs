@@ -1,7 +1,8 @@
 //! The core of the metrics buffers: plain Rust, which knows nothing of Python.
 //!
-//! No two modules need each other. From the ground up: `sync`, [`lock`], [`fork`], [`shared`],
-//! [`throttle`], [`pending`]; then what may be pending, [`sums`] in [`totals`], and [`deliveries`].
+//! There are no cycles between the modules. Each uses only some of those before it in this list:
+//! `sync`, [`lock`], [`fork`], [`shared`], [`throttle`], [`pending`], [`sums`], [`totals`],
+//! [`deliveries`].
 
 pub mod deliveries;
 pub mod fork;

@@ -14,13 +14,13 @@ use crate::throttle::Throttle;
 /// What a buffer accumulates between two flushes: entries, each of which is sent by one call of the
 /// backend.
 pub trait Contents: AtFork + Default {
-    /// What is left over when two are merged, for the caller to drop outside the lock.
+    /// What a merge leaves over, for the caller to drop outside the lock.
     type Leftover: Send;
 
     /// How many entries there are.
     fn entries(&self) -> usize;
 
-    /// Forgets the first `count` in the order of sending, or all if there are fewer.
+    /// Forgets the first `count` entries in the order of sending, or all if there are fewer.
     fn forget_first(&mut self, count: usize);
 
     /// Puts `newer` behind these.
@@ -39,8 +39,8 @@ pub trait Contents: AtFork + Default {
 
 /// Contents that several threads add to, that any of them may take, and that it may put back.
 ///
-/// They may be divided into shards, of which each thread adds to one: threads that add at the same
-/// time then write to no memory in common. What is taken are all shards, one after the other.
+/// They may be divided into shards. Each thread adds to one of them, so threads that add at the
+/// same time write to different memory. A flush takes all shards, one after the other.
 pub struct Pending<C: Contents> {
     first: Shared<C>,
     others: Box<[Shared<C>]>,
@@ -53,8 +53,8 @@ impl<C: Contents> Pending<C> {
         Self::sharded(1, flush_interval, now)
     }
 
-    /// As [`new`](Self::new), for as many threads as there are shards to add at the same time. More
-    /// threads share them. Their number is rounded up to a power of two.
+    /// As [`new`](Self::new), with `shards` shards, rounded up to a power of two. That many threads
+    /// can add at the same time; more threads share shards.
     pub fn sharded(shards: usize, flush_interval: f64, now: f64) -> Self {
         let shard = || Shared::new(C::default());
         Self {
@@ -112,8 +112,8 @@ impl<C: Contents> Pending<C> {
     }
 }
 
-/// A number for the calling thread; the threads of a process are numbered from 0 on, in the order in
-/// which they come here.
+/// A number for the calling thread; the threads of a process are numbered from 0 on, in the order
+/// in which they come here.
 fn this_thread() -> usize {
     global! {
         static NEXT: AtomicUsize = AtomicUsize::new(0);

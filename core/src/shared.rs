@@ -5,12 +5,12 @@ use std::sync::Arc;
 use crate::fork::{self, AtFork, Registration};
 use crate::lock::{Mutex, MutexGuard, mutex};
 
-/// A value that threads share, in a mutex that a fork leaves whole.
+/// A value that threads share, in a mutex that every fork takes.
 ///
-/// What is done with it locked takes nanoseconds and calls no Python: the holder never waits for the
-/// interpreter, so a thread that holds the interpreter may wait for the lock.
+/// A thread holds the lock for nanoseconds and calls no Python meanwhile. So it never waits for the
+/// interpreter, and a thread that holds the interpreter may wait for the lock.
 pub struct Shared<T: AtFork> {
-    // Dropped first: the contents are not to be dropped by the registry, which is locked then.
+    // Dropped before `mutex`, as `Registration` asks.
     _registration: Registration,
     mutex: Arc<Mutex<T>>,
 }

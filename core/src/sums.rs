@@ -8,7 +8,7 @@ use indexmap::map::Entry;
 use indexmap::{Equivalent, IndexMap};
 
 /// How many names are looked for by identity before the hash is asked. arroyo passes interned
-/// literals, at most 7 timers and 6 counters in every release to 2.48.0.
+/// literals: at most 7 timers and 6 counters in each of the Makefile's `RELEASES`.
 const COMPARED_BY_ADDRESS: usize = 8;
 
 /// A kind of total: `f64` for timers, `i128` for counters.
@@ -23,7 +23,7 @@ impl Total for f64 {
     }
 }
 
-/// Counters are 64 bits wide for who increments them. The wider type is for totals that are put
+/// An increment can't take a counter out of 64 bits. The wider type is for totals that are put
 /// back: merging two of them can't fail.
 impl Total for i128 {
     #[inline]
@@ -89,8 +89,8 @@ impl<N, V> Default for Sums<N, V> {
 }
 
 impl<N, V: Total> Sums<N, V> {
-    /// Adds to the total of the object at `address` and tells whether that object is among the first
-    /// ones. If not, [`add_by_text`](Self::add_by_text) finds it by its text.
+    /// Adds to the total of the object at `address` and tells whether that object is among the
+    /// first ones. If not, [`add_by_text`](Self::add_by_text) finds it by its text.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! What the core's concurrency is made of: std's atomics and threads, or loom's, which come to every
-//! order that threads can run in. `make model` compiles the core with those.
+//! Atomics and threads: std's, or loom's, which try every order that threads can run in. `make
+//! model` compiles the core with loom's.
 
 #[cfg(loom)]
 pub use loom::sync::atomic;
@@ -13,16 +13,18 @@ pub fn set(flag: &atomic::AtomicBool, order: atomic::Ordering) -> bool {
     flag.swap(true, order)
 }
 
-/// The same without a write to a flag that is set. loom believes that such a write may come after one
-/// that clears the flag next, and for ever.
+/// Sets a flag and tells whether it was set. It does not write to a flag that is set: loom would
+/// try executions in which that write takes effect after the flag is cleared, and the flag stays
+/// set for ever.
 #[cfg(loom)]
 pub fn set(flag: &atomic::AtomicBool, order: atomic::Ordering) -> bool {
     flag.compare_exchange(false, true, order, atomic::Ordering::Relaxed).is_err()
 }
 
-/// Lets other threads run, since this one found a lock taken. That it does so changes nothing: what
-/// happens next is what happens where it asks once, after the lock is released. loom comes to those
-/// executions too, and has no end of this one.
+/// Lets other threads run, because this thread found a lock taken. loom skips the executions in
+/// which that happens. Each of them goes on like an execution in which the thread first asks after
+/// the lock is released, and loom tries that one. Without the skip, the thread could ask again
+/// without end.
 #[cfg(loom)]
 pub fn yield_now() {
     loom::skip_branch();

@@ -1,17 +1,17 @@
-//! The modules of the core use each other in one direction.
+//! There are no cycles between the modules of the core.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 #[test]
-fn no_modules_need_each_other() {
+fn there_are_no_cycles_between_the_modules() {
     let sources = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
     let mut uses: BTreeMap<_, _> = sources
         .map(|file| file.unwrap().path())
         .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), used_by(&path)))
         .collect();
-    // Those that use none of the others are taken away, until there are none.
+    // Modules that use none of the modules left are removed, until there are no such modules.
     loop {
         let left: BTreeSet<_> = uses.keys().cloned().collect();
         uses.retain(|_, used| !used.is_disjoint(&left));
@@ -19,7 +19,7 @@ fn no_modules_need_each_other() {
             break;
         }
     }
-    assert!(uses.is_empty(), "each uses another one of these: {:?}", uses.keys());
+    assert!(uses.is_empty(), "there is a cycle between some of these modules: {:?}", uses.keys());
 }
 
 /// The modules that a file's code names.

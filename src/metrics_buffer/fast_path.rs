@@ -1,10 +1,10 @@
 //! The usual call of `incr_timing` and `incr_counter`, done before PyO3 is asked.
 //!
-//! A method that PyO3 makes takes its arguments by position or by name and keeps count of attachments
-//! to the interpreter, which is a fifth of the cost of a call. The usual call needs neither: it has
-//! two positional arguments, a name that is pending already and a plain number, and the clock is the
-//! native one. Such a call is done here. Any other goes on, as it came and before anything has
-//! changed, to PyO3's method, which knows all cases and raises all errors.
+//! A method that PyO3 makes takes its arguments by position or by name and keeps count of
+//! attachments to the interpreter, which is a fifth of the cost of a call. The usual call needs
+//! neither: it has two positional arguments, a name that is pending already and a plain number, and
+//! the clock is the native one. Such a call is done here. Any other goes on, as it came and before
+//! anything has changed, to PyO3's method, which knows all cases and raises all errors.
 
 use std::ptr;
 use std::sync::OnceLock;
@@ -17,8 +17,8 @@ use pyo3::types::{PyFloat, PyInt, PyString, PyType};
 use super::{MetricsBuffer, Name, Totals, flush_through_python};
 use crate::buffer::Buffer;
 
-/// A method as the interpreter calls it: the object, its arguments, how many of them are positional,
-/// and the names of the others, if any.
+/// A method as the interpreter calls it: the object, its arguments, how many of them are
+/// positional, and the names of the others, if any.
 type Function = ffi::PyCFunctionFastWithKeywords;
 
 /// Puts the fast paths in front of the class's methods. Without them they do the same, slower.
@@ -86,7 +86,8 @@ impl Method for IncrCounter {
     }
 }
 
-/// Does the call if it is a usual one, and tells whether a flush is due. If not, nothing has changed.
+/// Does the call if it is a usual one, and tells whether a flush is due. `None` if it is not a
+/// usual one: then nothing has changed.
 #[inline]
 fn usual_call<M: Method>(
     buffer: &Bound<'_, MetricsBuffer>,
@@ -102,7 +103,8 @@ fn usual_call<M: Method>(
     added.then(|| buffer.is_due_at(now))
 }
 
-/// The way of names that are many, or not interned. False for one that is not pending.
+/// Adds to a name that was not found by its address: it is not among the first names, or it is
+/// another object with the same text. False if the name is not pending.
 #[inline(never)]
 fn add_by_text<M: Method>(
     buffer: &Buffer<Totals>,
@@ -120,8 +122,8 @@ unsafe extern "C" fn call<M: Method>(
     kwnames: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     if nargs == 2 && kwnames.is_null() {
-        // SAFETY: the interpreter calls this, so it is attached. It has checked that `slf` is of the
-        // method's class, and keeps `slf` and the `nargs` objects at `args` alive meanwhile.
+        // SAFETY: the interpreter calls this, so it is attached. It has checked that `slf` is of
+        // the method's class, and keeps `slf` and the `nargs` objects at `args` alive meanwhile.
         let (py, buffer, metric, number) = unsafe {
             let py = Python::assume_attached();
             let buffer = Borrowed::from_ptr(py, slf).cast_unchecked::<MetricsBuffer>();
@@ -136,7 +138,7 @@ unsafe extern "C" fn call<M: Method>(
     match M::pyo3_method().get() {
         // SAFETY: it gets what this function got.
         Some(method) => unsafe { method(slf, args, nargs, kwnames) },
-        None => ptr::null_mut(), // can't be: it was set before this became the method
+        None => ptr::null_mut(), // unreachable: it was set before this function became the method
     }
 }
 
@@ -155,10 +157,10 @@ fn flush(buffer: &Bound<'_, MetricsBuffer>) -> *mut ffi::PyObject {
 
 fn put_in_front<M: Method>(class: &Bound<'_, PyType>) -> PyResult<()> {
     let method = class.getattr(M::NAME)?;
-    // SAFETY: the attribute of a class that stands for a method of C's is a `PyMethodDescrObject`, as
-    // is checked first. Its definition lives as long as the class, and its flags tell which kind of
-    // function it has. The new definition lives for ever, and is the old one with another function
-    // of that kind.
+    // SAFETY: the attribute of a class that stands for a method of C's is a `PyMethodDescrObject`,
+    // as is checked first. Its definition lives as long as the class, and its flags tell which kind
+    // of function it has. The new definition lives for ever, and is the old one with another
+    // function of that kind.
     unsafe {
         if ffi::Py_TYPE(method.as_ptr()) != &raw mut ffi::PyMethodDescr_Type {
             return Ok(());

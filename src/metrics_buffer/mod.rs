@@ -25,7 +25,7 @@ use crate::stats;
 pub type Name = Py<PyString>;
 pub type Totals = totals::Totals<Name>;
 
-/// arroyo's `METRICS_FREQUENCY_SEC`, the same in every release to 2.48.0.
+/// arroyo's `METRICS_FREQUENCY_SEC`, the same in each of the Makefile's `RELEASES`.
 const FLUSH_INTERVAL: f64 = 1.0;
 
 /// A thread-safe metrics buffer with the interface of arroyo's.
@@ -55,11 +55,12 @@ const FLUSH_INTERVAL: f64 = 1.0;
 // Frozen: a class with `&mut self` methods raises "Already borrowed" when threads meet in it.
 #[pyclass(frozen, subclass, dict, weakref, module = "arroyo_metrics_buffer")]
 pub struct MetricsBuffer {
-    /// True. CPython 3.11 allocates an instance's `__dict__` before pyo3 writes the fields, and that
-    /// may set off the garbage collector, which then visits an object whose fields are all zero.
+    /// Whether pyo3 has written the fields. Until then the memory is all zero, so this reads as
+    /// false. CPython 3.11 allocates an instance's `__dict__` before that, which may start the
+    /// garbage collector, and that visits the object.
     is_constructed: bool,
-    // A field and not an entry of the instance's `__dict__`: while that has none, Python looks
-    // methods up faster.
+    // A field and not an entry of the instance's `__dict__`: Python looks methods up faster while
+    // the `__dict__` is empty.
     metrics: Shared<Backend>,
     /// Set by `__init__`; not by `__new__`, whose arguments may be those of a subclass.
     buffer: OnceLock<Buffer<Totals>>,
@@ -171,7 +172,8 @@ impl MetricsBuffer {
                 &metrics,
                 &interned::INCREMENT,
                 |increment, (name, count)| {
-                    // Most counts fit in 64 bits; Python takes several times as long to make a wider integer.
+                    // Most counts fit in 64 bits; Python takes several times as long to make a
+                    // wider integer.
                     match i64::try_from(count) {
                         Ok(count) => increment.call1((name, count)),
                         Err(_) => increment.call1((name, count)),
@@ -228,7 +230,8 @@ impl MetricsBuffer {
             return Ok(());
         }
         self.buffer.get().map_or(Ok(()), |buffer| buffer.traverse(&visit))?;
-        // Waits for the lock, so that every pass sees the same. Its holders never wait for us.
+        // Waits for the lock, so that every pass of the collector visits the same object. No holder
+        // of the lock waits for this thread.
         visit.call(&self.metrics.lock().0)
     }
 
@@ -277,8 +280,8 @@ fn out_of_range(name: &Bound<'_, PyString>) -> PyErr {
     PyOverflowError::new_err(format!("counter {name} would leave 64 bits, nothing was added"))
 }
 
-/// The text of a name, equal for two names exactly if they are equal strings. It is read without
-/// calling a subclass's methods.
+/// The text of a name. Two names have the same text exactly if they are equal strings. A subclass's
+/// methods are not called.
 fn text<'a>(name: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
     if let Ok(text) = name.to_str() {
         return Ok(Cow::Borrowed(text.as_bytes()));
@@ -299,24 +302,24 @@ pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
     fast_path::init_at_import(&py.get_type::<MetricsBuffer>())
 }
 
-/// How many threads are to add at the same time without waiting for each other.
+/// How many threads can add at the same time without waiting for each other.
 fn shards(py: Python<'_>) -> PyResult<usize> {
     if interpreter::is_gil_enabled(py)? {
         return Ok(1);
     }
-    // More than there are cores, so that few of the threads that run have to share.
+    // More than there are cores, so that few running threads share a shard.
     Ok(4 * CORES.get().copied().unwrap_or(1))
 }
 
 const PROCESSOR: &str = "arroyo.processing.processor";
 
-/// The interval that arroyo's module has, if it is loaded that far.
+/// The interval in arroyo's module, if the module is loaded and has it already.
 fn arroyo_flush_interval(py: Python<'_>) -> PyResult<f64> {
     let seconds = interpreter::loaded(py, PROCESSOR, "METRICS_FREQUENCY_SEC")?;
     Ok(seconds.and_then(|seconds| seconds.extract().ok()).unwrap_or(FLUSH_INTERVAL))
 }
 
-/// The backend that arroyo's class would use. The function is looked up where that class looks it up.
+/// The backend that arroyo's class would use. The function is looked up where that class does so.
 fn arroyo_metrics(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     match interpreter::loaded(py, PROCESSOR, "get_metrics")? {
         Some(get_metrics) => get_metrics.call0(),
