@@ -153,7 +153,7 @@ impl<C: Contents> Buffer<C> {
         if let Some(exit) = exit {
             return Err(exit);
         }
-        let is_logged = is_backend_error && settings::log_backend_errors();
+        let is_logged = is_backend_error && settings::logs_backend_errors();
         let logged = if is_logged {
             logging::log_put_back_with_traceback(py, &message, error.clone_ref(py))
         } else {

@@ -20,7 +20,7 @@ static SETTINGS: LazyLock<Shared<Settings>> =
 
 impl AtFork for Settings {}
 
-/// Makes the defaults. Were they made later, a child that is forked meanwhile would wait for ever.
+/// Makes the defaults. If they were made later, a child that is forked meanwhile would wait for ever.
 pub fn init_at_import() {
     LazyLock::force(&SETTINGS);
 }
@@ -32,7 +32,7 @@ pub fn clock(py: Python<'_>) -> Option<Py<PyAny>> {
 }
 
 /// Whether an error of a backend is logged instead of raised.
-pub fn log_backend_errors() -> bool {
+pub fn logs_backend_errors() -> bool {
     SETTINGS.lock().log_backend_errors
 }
 
@@ -42,7 +42,7 @@ pub fn log_backend_errors() -> bool {
 ///     "raise" or "log".
 #[pyfunction]
 pub fn on_backend_error() -> &'static str {
-    if log_backend_errors() { "log" } else { "raise" }
+    if logs_backend_errors() { "log" } else { "raise" }
 }
 
 /// Choose the clock and the fate of backend errors for all buffers of the process.

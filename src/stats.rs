@@ -59,7 +59,7 @@ pub static CONSUMER: LazyLock<Shared<BufferStats>> =
 pub static PRODUCER: LazyLock<Shared<BufferStats>> =
     LazyLock::new(|| Shared::new(BufferStats::default()));
 
-/// Makes both. Were they made later, a child that is forked meanwhile would wait for ever.
+/// Makes both. If they were made later, a child that is forked meanwhile would wait for ever.
 pub fn init_at_import() {
     LazyLock::force(&CONSUMER);
     LazyLock::force(&PRODUCER);
