@@ -427,7 +427,10 @@ def with_a_lock(self: Any, timeout: float = -1) -> None:
             ),
             "its method _ConfluentProducer__metrics_delivery_callback() is another",
         ),
-        (lambda _: type("ConfluentProducer", (), {}), "its base is object, not Producer"),
+        (
+            lambda _: type("ConfluentProducer", (), {}),
+            "its base is object, not confluent_kafka.Producer",
+        ),
         (lambda _: lambda: None, "it is not a class but 'function'"),
     ],
 )

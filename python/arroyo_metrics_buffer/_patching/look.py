@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from arroyo_metrics_buffer._core import on_backend_error
 
 from .hook import is_half_imported, loaded
-from .patch import Patch, changes, cure
+from .patch import Patch, changes, cure, with_subclasses
 from .state import installation
 from .targets import TARGETS, Finding, Target
 
@@ -96,10 +96,7 @@ def count_objects(classes: list[type]) -> int | None:
     """
     if not classes:
         return 0
-    asked, classes = classes, classes.copy()
-    for known in classes:
-        subclasses: list[type] = type.__subclasses__(known)
-        classes += (each for each in subclasses if each not in classes)
+    asked, classes = classes, with_subclasses(classes)
     # Unlike gc.get_objects(), this hands out no tuple that another thread is in the middle of
     # making, which it could then not finish (CPython issue 39117): only what refers to the classes.
     # The __mro__ of a class does, and is older than its objects: where the collector does not see

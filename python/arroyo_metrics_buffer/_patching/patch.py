@@ -17,6 +17,15 @@ NEWER = "look for a newer release of arroyo-metrics-buffer"
 REMOVE = "remove that patch"
 
 
+def with_subclasses(classes: Iterable[type]) -> list[type]:
+    """Classes, and all that derive from them."""
+    found = list(classes)
+    for known in found:  # which grows meanwhile
+        subclasses: list[type] = type.__subclasses__(known)
+        found += (each for each in subclasses if each not in found)
+    return found
+
+
 class Attribute(NamedTuple):
     """What an attribute has to be for this package to do its work."""
 

@@ -1,16 +1,19 @@
 """Which classes of arroyo this package knows.
 
-A class is known by its base and its methods: the parameters of each, and the words in its code.
-That tells a release that changed what the class does, or that took a lock into it, from one that
-moved it or reformatted it; and it does not depend on version numbers, which a fork of arroyo may
-change.
+A class is known by its methods, the parameters of each and the words in its code, and by what it
+derives from, whatever classes of others are in between. That tells a release that changed what the
+class does, or that took a lock into it, from one that moved it or reformatted it; and it does not
+depend on version numbers, which a fork of arroyo may change.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple, cast
+
+PRODUCER = "confluent_kafka.Producer"
 
 
 class Method(NamedTuple):
@@ -21,7 +24,7 @@ class Method(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What is compared of a class: the name of its base, and its methods by name."""
+    """What is compared of a class: what it derives from, and its methods by name."""
 
     base: str
     methods: Mapping[str, Method]
@@ -34,8 +37,8 @@ def difference(cls: object, known: Shape, *, ignored: Collection[str] = ()) -> s
     """
     if not isinstance(cls, type):
         return f"it is not a class but {type(cls).__name__!r}"
-    if (bases := [base.__name__ for base in cls.__bases__]) != [known.base]:
-        return f"its base is {' and '.join(bases)}, not {known.base}"
+    if (base := _base(cls)) != known.base:
+        return f"its base is {base}, not {known.base}"
     actual = methods_of(cls)
     for name in sorted((known.methods.keys() | actual.keys()) - set(ignored)):
         if name not in actual:
@@ -45,6 +48,27 @@ def difference(cls: object, known: Shape, *, ignored: Collection[str] = ()) -> s
         if actual[name] != known.methods[name]:
             return f"its method {name}() is another"
     return None
+
+
+def confluent_kafkas_producer() -> type | None:
+    """confluent_kafka's own class, whatever an agent has put in its place; None if there is none.
+
+    Agents replace it by a subclass: in the package, as ddtrace and OpenTelemetry do, or in the
+    extension module, as New Relic does. ``__base__`` leads from each to the class that is in C.
+    """
+    for name in "confluent_kafka.cimpl", "confluent_kafka":
+        cls = getattr(sys.modules.get(name), "Producer", None)
+        if isinstance(cls, type):
+            while (base := cls.__base__) not in (None, object):
+                cls = base
+            return cls
+    return None
+
+
+def _base(cls: type) -> str:
+    if confluent_kafkas_producer() in cls.__mro__[1:]:
+        return PRODUCER
+    return " and ".join(base.__name__ for base in cls.__bases__)
 
 
 def methods_of(cls: type) -> Mapping[str, Method]:
@@ -191,7 +215,7 @@ _THROTTLED_RECORD = (
 )
 
 PRODUCER_2_38_5 = Shape(
-    "Producer",
+    PRODUCER,
     {
         "__init__": _method("configuration", _INIT_2_38_5),
         "_ConfluentProducer__metrics_delivery_callback": _method(
@@ -210,7 +234,7 @@ PRODUCER_2_38_5 = Shape(
 """``arroyo.backends.kafka.consumer.ConfluentProducer`` of 2.38.5 to 2.40.1."""
 
 PRODUCER_2_31_2 = Shape(
-    "Producer",
+    PRODUCER,
     {
         **PRODUCER_2_38_5.methods,
         "__init__": _method("configuration", _INIT_2_38_5.replace(" dict ", " ")),
@@ -220,7 +244,7 @@ PRODUCER_2_31_2 = Shape(
 """The same of 2.31.2 to 2.38.4."""
 
 PRODUCER_2_40_3 = Shape(
-    "Producer",
+    PRODUCER,
     {
         **PRODUCER_2_38_5.methods,
         "__init__": _method(
@@ -250,7 +274,7 @@ PRODUCER_2_40_3 = Shape(
 _UNBUFFERED = "increment arroyo.producer.produce_status success error tags status"
 
 PRODUCER_2_31_1 = Shape(
-    "Producer",
+    PRODUCER,
     {
         "__init__": _method(
             "configuration",
@@ -266,7 +290,7 @@ PRODUCER_2_31_1 = Shape(
 """The same of 2.31.1, which sends every metric at once."""
 
 PRODUCER_2_31_0 = Shape(
-    "Producer",
+    PRODUCER,
     {
         **PRODUCER_2_31_1.methods,
         "__init__": _method(

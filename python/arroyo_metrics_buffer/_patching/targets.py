@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from types import MappingProxyType, ModuleType
@@ -12,7 +13,16 @@ from typing import ClassVar, Literal, NamedTuple
 from arroyo_metrics_buffer._core import MetricsBuffer
 
 from . import older, private_names, producer, recognition, shapes
-from .patch import NEWER, UNCHANGED, Attribute, Before, Patch, class_module, class_name
+from .patch import (
+    NEWER,
+    UNCHANGED,
+    Attribute,
+    Before,
+    Patch,
+    class_module,
+    class_name,
+    with_subclasses,
+)
 
 State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
 
@@ -105,18 +115,16 @@ class Target(ABC):
         class's now, lives on in its objects.
         """
         unused = patch.originals.values() if patch and not patch.in_use else ()
-        base = self.base()
-        classes: list[type] = type.__subclasses__(base) if isinstance(base, type) else []
         return [
             each
-            for each in classes
+            for each in self.candidates()
             if class_name(each) == self.attribute and _is_of_arroyo(each)
             if each not in unused and not self.judge(each).is_protected
         ]
 
     @abstractmethod
-    def base(self) -> object:
-        """The base class of arroyo's class."""
+    def candidates(self) -> Iterable[type]:
+        """The classes that derive from what arroyo's class derives from, that among them."""
 
     @abstractmethod
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
@@ -126,6 +134,15 @@ class Target(ABC):
 def _is_of_arroyo(cls: type) -> bool:
     module = class_module(cls)
     return type(module) is str and module.startswith("arroyo.")
+
+
+def _confluent_kafkas_now() -> tuple[type, ...]:
+    """What ``confluent_kafka.Producer`` is, and was before agents put subclasses in its place."""
+    now = getattr(sys.modules.get("confluent_kafka"), "Producer", None)
+    base = shapes.confluent_kafkas_producer()
+    if not isinstance(now, type) or base is None:
+        return ()
+    return tuple(each for each in now.__mro__ if issubclass(each, base))
 
 
 def _methods_of(cls: type) -> tuple[Attribute, ...]:
@@ -162,8 +179,8 @@ class MetricsBufferTarget(Target):
             return f"arroyo uses {current.__module__}.{current.__qualname__}"
         return None
 
-    def base(self) -> object:
-        return object
+    def candidates(self) -> Iterable[type]:
+        return type.__subclasses__(object)
 
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
         arroyos = vars(module)[self.attribute]
@@ -189,7 +206,7 @@ class ConfluentProducerTarget(Target):
     kept = frozenset({"produce", "_ConfluentProducer__delivery_callback"})
 
     def recognise(self, current: object) -> Finding:
-        if current is not None and current is self.base():
+        if any(current is each for each in _confluent_kafkas_now()):
             reason = "this arroyo uses confluent_kafka's own, which has no metrics"
             return Finding("missing", reason, is_protected=True)
         for shape in shapes.PRODUCER_2_31_1, shapes.PRODUCER_2_31_0:
@@ -208,8 +225,9 @@ class ConfluentProducerTarget(Target):
             return "its metrics methods are arroyo_metrics_buffer's"
         return None
 
-    def base(self) -> object:
-        return getattr(sys.modules.get("confluent_kafka"), "Producer", None)
+    def candidates(self) -> Iterable[type]:
+        base = shapes.confluent_kafkas_producer()
+        return with_subclasses([base]) if base else []
 
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
         methods = producer.methods_for(module, vars(module)[self.attribute])
