@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import arroyo_metrics_buffer
+from arroyo_metrics_buffer._commands import doctor as module
 from arroyo_metrics_buffer._commands.doctor import self_check
 from support.arroyo_releases import release_folder
 from support.programs import run_to_end
@@ -149,6 +152,21 @@ def test_whatever_may_lose_a_metric_is_told_and_exits_with_1(first: str, told: s
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert told in ran.stdout
     assert "NOT every buffer" in ran.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("agent_is_first", [True, False])
+def test_a_sitecustomize_that_keeps_run_from_working_is_told(
+    tmp_path: Path, *, agent_is_first: bool
+) -> None:
+    agents = tmp_path / "sitecustomize.py"
+    agents.touch()  # it runs no other
+    folders = [str(tmp_path), str(Path(module.__file__).with_name("startup"))]
+    path = os.pathsep.join(folders if agent_is_first else reversed(folders))
+    ran = doctor(PYTHONPATH=path)
+    told = f"run: it does not reach this Python, as {agents} is found first and runs no other"
+    assert (ran.returncode, told in ran.stdout) == (agent_is_first, agent_is_first), ran.stdout
+    facts = json.loads(doctor("--json", PYTHONPATH=path).stdout)
+    assert (facts["protected"], facts["run"] is None) == (not agent_is_first, not agent_is_first)
 
 
 @pytest.mark.parametrize("version", ["1.1.0", "2.10.3", "2.25.0", "2.30.0"])

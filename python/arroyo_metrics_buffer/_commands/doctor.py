@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from arroyo_metrics_buffer import BufferStats, MetricsBuffer, Status, TargetStatus, stats, status
@@ -26,6 +28,13 @@ VERDICTS = {
 }
 MIN_FLUSHES = 10  # for a self-check to tell anything
 SELF_CHECK_TIMEOUT = 5.0  # seconds, for that many flushes to happen where the machine is busy
+# Exit status 0 if the package comes with arroyo; else the file is told that keeps it away.
+IS_REACHED = """
+import arroyo, sys
+if "arroyo_metrics_buffer" not in sys.modules:
+    print(getattr(sys.modules.get("sitecustomize"), "__file__", "nothing"))
+    sys.exit(1)
+"""
 NO_ARROYO = f"There is no arroyo for {sys.executable}.\n"
 
 
@@ -46,17 +55,19 @@ def doctor(*, as_json: bool) -> int:
     now = status()
     now = replace(now, targets=tuple(with_error(target, errors) for target in now.targets))
     check = self_check(patched) if (patched := class_in_place()) else None
-    protected = now.protected and (check is None or check.is_exact())
+    hidden = what_hides_run() if has_arroyo else None
+    protected = now.protected and (check is None or check.is_exact()) and hidden is None
     if as_json:
         facts = {
             "protected": protected,
             **asdict(now),
+            "run": hidden,
             "self_check": asdict(check) if check else None,
             "stats": asdict(stats()),
         }
         sys.stdout.write(json.dumps(facts, indent=1) + "\n")
     else:
-        sys.stdout.writelines(f"{line}\n" for line in text(now, check))
+        sys.stdout.writelines(f"{line}\n" for line in text(now, check, hidden))
         sys.stdout.write(VERDICTS[protected] if has_arroyo else NO_ARROYO)
     if not has_arroyo:
         return 2
@@ -90,7 +101,26 @@ def class_in_place() -> type[MetricsBuffer] | None:
     return cls if issubclass(type(cls), type) and issubclass(cls, MetricsBuffer) else None
 
 
-def text(now: Status, check: SelfCheck | None) -> Iterator[str]:
+def what_hides_run() -> str | None:
+    """Why ``arroyo-metrics-buffer run`` does not reach this Python's programs, if it is in use.
+
+    This one has imported the package by itself, and proves nothing: another is asked.
+    """
+    if str(Path(__file__).absolute().with_name("startup")) not in sys.path:
+        return None
+    asked = subprocess.run(  # noqa: S603 - the same interpreter
+        [sys.executable, "-c", IS_REACHED], check=False, capture_output=True, text=True
+    )
+    if asked.returncode == 0:
+        return None
+    return (
+        f"it does not reach this Python, as {asked.stdout.strip()} is found first and runs no other"
+        " sitecustomize; put the command that this belongs to first, and `arroyo-metrics-buffer"
+        " run` behind it"
+    )
+
+
+def text(now: Status, check: SelfCheck | None, hidden: str | None) -> Iterator[str]:
     """The lines that a person reads."""
     environment = now.environment
     yield (
@@ -106,6 +136,9 @@ def text(now: Status, check: SelfCheck | None) -> Iterator[str]:
         yield ""
         yield from text_of_target(target)
     yield ""
+    if hidden is not None:
+        yield f"arroyo-metrics-buffer run: {hidden}"
+        yield ""
     yield f"self-check: {check or 'not run, since there is nothing of this package to try'}"
     done = stats()
     yield f"stats of consumers: {text_of_stats(done.consumer)}"
