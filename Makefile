@@ -28,7 +28,7 @@ quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 .PHONY: help install releases demo e2e test test-core test-wheel test-in-place test-source \
 	test-oldest-arroyo test-free-threaded test-elsewhere test-musl test-all rehearsal matrix model sanitize \
 	fuzz forks soak mutants lint lint-workflows deny format source wheel wheels bench instructions pythons \
-	upstream-tests clean
+	upstream-tests agents clean
 
 ## Every day: list the targets.
 help:
@@ -129,6 +129,13 @@ matrix: install
 ## Longer: run arroyo's own tests on both buffers; Kafka's need Java and Maven.
 upstream-tests: install
 	@$(BIN)/python e2e/upstream_tests.py
+
+# AGENTS takes some of them: ddtrace opentelemetry newrelic elasticapm sentry_sdk gevent.
+AGENTS :=
+
+## Longer: run beside each APM agent in every order; AGENTS=ddtrace for one.
+agents: wheel
+	@$(BIN)/python e2e/agents.py $(call newest,whl) $(AGENTS)
 
 # The Pythons that the package supports. scripts/test_on_debian has 3.15: the tests need confluent-kafka, which has no
 # wheel for it yet.
