@@ -3,8 +3,9 @@
 Each agent is installed, with the wheel, into a virtual environment of its own. For each order it
 starts a program that has both. There threads write to a processor's buffer and produce messages,
 and then both classes of arroyo's have to be patched, every count exact, and the agent has to have
-done its work. Exit status: 0 if so in every order. Once all is installed, nothing leaves this
-machine: the agents have no server to report to.
+done its work. `doctor` and `reproduce` run under each agent's command too. Exit status: 0 if all of
+it passed. Once all is installed, nothing leaves this machine: the agents have no server to report
+to.
 """
 
 from __future__ import annotations
@@ -145,8 +146,8 @@ class NewRelic(Agent):
     def work(self) -> None:
         """Produce in a transaction: it notes which message broker that is."""
         agent: Any = importlib.import_module("newrelic.agent")
-        confluent_kafka: Any = importlib.import_module("confluent_kafka")
-        producer = confluent_kafka.Producer({"log_level": 0})
+        consumer = importlib.import_module("arroyo.backends.kafka.consumer")
+        producer = consumer.ConfluentProducer({"log_level": 0})
         application = agent.register_application(timeout=10)
         with agent.BackgroundTask(application, "agents.py") as transaction:
             producer.produce("topic", b"value")
@@ -322,6 +323,8 @@ def orders(name: str, agent: type[Agent]) -> Iterator[list[str]]:
     if agent.launcher:
         yield [*agent.launcher, *start, "ours"]
         yield [*agent.launcher, *RUN, *start]
+        yield [*agent.launcher, RUN[0], "doctor"]
+        yield [*agent.launcher, RUN[0], "reproduce", "--seconds", "0.5"]
         if not agent.hides_run:
             yield [*RUN, *agent.launcher, *start]
 
@@ -347,7 +350,7 @@ def are_passed(wheel: str, name: str) -> bool:
         passed = [is_passed(order, agent, commands) for order in orders(name, agent)]
         if agent.hides_run:
             # That can't work, and has to be told.
-            asked = [*RUN, *agent.launcher, "arroyo-metrics-buffer", "doctor"]
+            asked = [*RUN, *agent.launcher, RUN[0], "doctor"]
             passed.append(
                 is_passed(asked, agent, commands, says="is found first and runs no other")
             )
