@@ -39,7 +39,7 @@ MODULES = {
     if path.suffix in {".py", ".pyi"} or path.name == "py.typed"
 }
 IMPORT = f"import {PACKAGE} as package; print(package.status()); package.MetricsBuffer"
-IMPORTED = f"import sys; sys.modules['{PACKAGE}']"
+IMPORTED = f"import arroyo, sys; sys.modules['{PACKAGE}']"
 
 
 def wrong(path: Path) -> Iterator[str]:
@@ -126,6 +126,7 @@ def wrong_when_imported(path: Path) -> Iterator[str]:
         python = str(scripts / "python")
         install = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", str(path.resolve())]
         console_script = str(scripts / "arroyo-metrics-buffer")
+        Path(folder, "arroyo.py").touch()  # what `run` waits for
         for command in (
             [python, *install],
             [python, "-I", "-c", IMPORT],
