@@ -97,7 +97,8 @@ def uninstall() -> Status:
 def _patch_all() -> None:
     # The environment keeps from patching, but does not end what is in place already.
     if installation.disabled is not None and (reason := variables.reason_to_disable()):
-        installation.disabled = reason
+        with installation.lock:
+            installation.disabled = reason
         log(logging.INFO, "arroyo is left as it is: %s", reason)
         return
     with installation.lock:

@@ -24,7 +24,10 @@ def status() -> Status:
     buffers of arroyo's own among all objects of the process: some 50 ms for a million, in which a
     thread that needs the GIL waits.
     """
-    from .status import Status, environment  # noqa: PLC0415 - slow to import
+    # Slow to import, and not with the lock held, under which changes() needs it.
+    import inspect  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport]
+
+    from .status import Status, environment  # noqa: PLC0415
 
     installation.hook.catch_up()
     return Status(tuple(map(_status, TARGETS)), on_backend_error(), environment())

@@ -8,20 +8,21 @@ from typing import Any, ClassVar
 from arroyo_metrics_buffer._core import MetricsBuffer
 
 
-class MadeAsArroyos(MetricsBuffer):
+class WithOriginalConstructor(MetricsBuffer):
     """Takes what arroyo's constructor takes, and the backend that arroyo's chooses."""
 
-    arroyos: ClassVar[type]
+    original: ClassVar[type]
+    """arroyo's own class."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        original: object = self.arroyos(*args, **kwargs)
+        original: object = self.original(*args, **kwargs)
         fields = vars(original)
         # Private until 2.14.24.
         name = "metrics" if "metrics" in fields else "_MetricsBuffer__metrics"
         super().__init__(fields[name])
 
 
-class NamedByEnums(MadeAsArroyos):
+class WithEnumNames(WithOriginalConstructor):
     """Its metrics are members of enums, whose values the backend gets."""
 
     def incr_timing(self, metric: Enum, duration: float) -> None:  # type: ignore[override]
@@ -31,15 +32,15 @@ class NamedByEnums(MadeAsArroyos):
         super().incr_counter(metric.value, delta)
 
 
-class OfTimers(NamedByEnums):
+class TimersOnly(WithEnumNames):
     """Has timers only."""
 
     def increment(self, metric: Enum, duration: float) -> None:
         self.incr_timing(metric, duration)
 
 
-def replacement(arroyos: type, base: type[MetricsBuffer]) -> type[MetricsBuffer]:
+def replacement(original: type, base: type[MetricsBuffer]) -> type[MetricsBuffer]:
     """What takes the place of arroyo's own class."""
-    if not issubclass(base, MadeAsArroyos):
+    if not issubclass(base, WithOriginalConstructor):
         return base
-    return type(base.__name__, (base,), {"arroyos": arroyos, "__module__": __name__})
+    return type(base.__name__, (base,), {"original": original, "__module__": __name__})

@@ -12,7 +12,7 @@ from .patch import NEWER, REMOVE, Before, class_module, cure, describe
 from .shapes import Shape, difference
 
 UNKNOWN = "it is none that this release knows"
-_NEWEST = (2, 48)
+_NEWEST: tuple[int, ...] = (2, 48)
 """The newest release of arroyo whose own classes are known."""
 # Not by importlib.metadata: its import could wait for a thread that waits for the installation's
 # lock, which is held here.
@@ -41,7 +41,10 @@ def _match(cls: type, shape: Shape, kept: Collection[str]) -> Before | None:
     ):
         return None
     fixed, found = fixes.with_fixes(cls, shape, ignored=theirs)
-    if difference(cls, fixed, ignored=theirs) is not None or (found and not _is_known_release()):
+    if difference(cls, fixed, ignored=theirs) is not None:
+        return None
+    # A newer release may have such words in its own code.
+    if found and ((release := arroyo_release()) is None or release > _NEWEST):
         return None
     by_hand = f"arroyo's file is fixed by hand ({', '.join(found)}), which can be removed"
     return Before(by_hand if found else "", _patches(theirs, "was"))
@@ -67,14 +70,12 @@ def _patches(theirs: dict[str, object], verb: str) -> str:
     return cure(f"its method {name}() {verb} {describe(theirs[name])}" for name in sorted(theirs))
 
 
-def _is_known_release() -> bool:
-    """Whether the release of arroyo is one whose own class has no fix."""
+def arroyo_release() -> tuple[int, ...] | None:
+    """The first two numbers of arroyo's installed release; None if none can be told."""
     for folder in sys.path:
         with suppress(OSError):
             for name in os.listdir(folder or "."):  # noqa: PTH208 - pathlib is slow to import
                 if name.startswith("sentry_arroyo-") and name.endswith(_METADATA):
                     numbers = name.split("-")[1].split(".")[:2]
-                    return all(map(str.isdecimal, numbers)) and (
-                        tuple(map(int, numbers)) <= _NEWEST
-                    )
-    return False
+                    return tuple(map(int, numbers)) if all(map(str.isdecimal, numbers)) else None
+    return None

@@ -140,7 +140,7 @@ METRICS_BUFFER_2_26_0 = Shape(
     "object",
     {**METRICS_BUFFER.methods, "__init__": _method("", _INIT + "metrics get_consumer_metrics")},
 )
-"""The same of 2.26.0 and 2.27.0."""
+"""The same class of 2.26.0 and 2.27.0."""
 
 METRICS_BUFFER_2_25_0 = Shape(
     "object",
@@ -152,7 +152,7 @@ METRICS_BUFFER_2_25_0 = Shape(
         ),
     },
 )
-"""The same of 2.25.0."""
+"""The same class of 2.25.0."""
 
 METRICS_BUFFER_2_11_5 = Shape(
     "object",
@@ -162,7 +162,7 @@ METRICS_BUFFER_2_11_5 = Shape(
         "flush": _method("", _FLUSH + "_MetricsBuffer__metrics"),
     },
 )
-"""The same of 2.11.5 to 2.14.24."""
+"""The same class of 2.11.5 to 2.14.24."""
 
 METRICS_BUFFER_2_10_3 = Shape(
     "object",
@@ -171,7 +171,7 @@ METRICS_BUFFER_2_10_3 = Shape(
         "flush": _method("", _FLUSH + "value _MetricsBuffer__metrics"),
     },
 )
-"""The same of 2.10.3 to 2.11.4, whose metrics are members of enums."""
+"""The same class of 2.10.3 to 2.11.4, whose metrics are members of enums."""
 
 METRICS_BUFFER_1_1_0 = Shape(
     "object",
@@ -191,7 +191,7 @@ METRICS_BUFFER_1_1_0 = Shape(
         "_MetricsBuffer__throttled_record": _THROTTLED,
     },
 )
-"""The same of 1.1.0 to 2.10.2, which has timers only."""
+"""The same class of 1.1.0 to 2.10.2, which has timers only."""
 
 _INIT_2_38_5 = (
     "super __init__ dict get client.id producer_name get_metrics defaultdict int"
@@ -241,7 +241,7 @@ PRODUCER_2_31_2 = Shape(
         "flush": _method("timeout", "super flush cast int _ConfluentProducer__flush_metrics"),
     },
 )
-"""The same of 2.31.2 to 2.38.4."""
+"""The same class of 2.31.2 to 2.38.4."""
 
 PRODUCER_2_40_3 = Shape(
     PRODUCER,
@@ -269,7 +269,7 @@ PRODUCER_2_40_3 = Shape(
         ),
     },
 )
-"""The same of 2.40.3 to 2.48.0."""
+"""The same class of 2.40.3 to 2.48.0."""
 
 _UNBUFFERED = "increment arroyo.producer.produce_status success error tags status"
 
@@ -287,7 +287,7 @@ PRODUCER_2_31_1 = Shape(
         "produce": _method("", _PRODUCE),
     },
 )
-"""The same of 2.31.1, which sends every metric at once."""
+"""The same class of 2.31.1, which sends every metric at once."""
 
 PRODUCER_2_31_0 = Shape(
     PRODUCER,
@@ -301,4 +301,4 @@ PRODUCER_2_31_0 = Shape(
         ),
     },
 )
-"""The same of 2.31.0."""
+"""The same class of 2.31.0."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 from arroyo_metrics_buffer._core import __version__
 
-from .targets import State, version
+from .targets import State
 
 
 @dataclass(frozen=True)
@@ -101,3 +103,11 @@ def _platform() -> str:
     # Not platform.platform(), which asks a command as well, in a process of its own.
     parts = platform.system(), platform.release(), platform.machine(), *platform.libc_ver()
     return "-".join(filter(None, parts))
+
+
+@cache
+def version(distribution: str) -> str | None:
+    """The version of a distribution that is installed, or None."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(distribution)
+    return None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from contextlib import suppress
-from functools import cache
 from types import MappingProxyType, ModuleType
 from typing import ClassVar, Literal, NamedTuple
 
@@ -25,16 +23,6 @@ from .patch import (
 )
 
 State = Literal["patched", "waiting", "missing", "unknown", "disabled"]
-
-
-@cache
-def version(distribution: str) -> str | None:
-    """The version of a distribution that is installed, or None."""
-    import importlib.metadata  # noqa: PLC0415 - takes longer than all else in this package
-
-    with suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(distribution)
-    return None
 
 
 class Finding(NamedTuple):
@@ -93,7 +81,7 @@ class Target(ABC):
         if (protection := self.protection(current)) is not None:
             return Finding("patched", protection, is_protected=True)
         if self.match(current) is not None:
-            reason = f"{self.module} was imported anew, call install() to patch it"
+            reason = f"{self.module} has arroyo's own class, call install() to patch it"
             return Finding("waiting", reason, is_protected=False)
         return Finding("unknown", recognition.why_not(current, self.patchable), is_protected=False)
 
@@ -157,19 +145,18 @@ class MetricsBufferTarget(Target):
     attribute = "MetricsBuffer"
     replacements = (
         (shapes.METRICS_BUFFER, MetricsBuffer),
-        (shapes.METRICS_BUFFER_2_26_0, older.MadeAsArroyos),
-        (shapes.METRICS_BUFFER_2_25_0, older.MadeAsArroyos),
-        (shapes.METRICS_BUFFER_2_11_5, older.MadeAsArroyos),
-        (shapes.METRICS_BUFFER_2_10_3, older.NamedByEnums),
-        (shapes.METRICS_BUFFER_1_1_0, older.OfTimers),
+        (shapes.METRICS_BUFFER_2_26_0, older.WithOriginalConstructor),
+        (shapes.METRICS_BUFFER_2_25_0, older.WithOriginalConstructor),
+        (shapes.METRICS_BUFFER_2_11_5, older.WithOriginalConstructor),
+        (shapes.METRICS_BUFFER_2_10_3, older.WithEnumNames),
+        (shapes.METRICS_BUFFER_1_1_0, older.TimersOnly),
     )
     patchable = tuple(shape for shape, _ in replacements)
     methods = MappingProxyType({cls: _methods_of(cls) for _, cls in replacements})
     watched = methods[MetricsBuffer]
-    private_names.lend(methods)
 
     def recognise(self, current: object) -> Finding:
-        if current is None and (version("sentry-arroyo") or "").startswith(("0.", "1.0.")):
+        if current is None and (recognition.arroyo_release() or (1, 1)) < (1, 1):
             reason = "this arroyo is older than 1.1.0 and buffers nothing"
             return Finding("missing", reason, is_protected=True)
         return super().recognise(current)
@@ -183,10 +170,10 @@ class MetricsBufferTarget(Target):
         return type.__subclasses__(object)
 
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
-        arroyos = vars(module)[self.attribute]
-        found, before = self.match(arroyos) or (self.patchable[0], UNCHANGED)
+        original = vars(module)[self.attribute]
+        found, before = self.match(original) or (self.patchable[0], UNCHANGED)
         cls = next(c for shape, c in self.replacements if shape is found)
-        ours = older.replacement(arroyos, cls)
+        ours = older.replacement(original, cls)
         watched = (method._replace(owner=ours) for method in self.methods[cls])
         return Patch(
             module,
@@ -234,5 +221,7 @@ class ConfluentProducerTarget(Target):
         _, before = self.match(methods.cls) or (None, None)
         return producer.ProducerPatch(methods, in_use=in_use, before=before)
 
+
+private_names.lend(MetricsBufferTarget.methods)
 
 TARGETS = (MetricsBufferTarget(), ConfluentProducerTarget())
