@@ -14,6 +14,7 @@ import pytest
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Flaky, Outage, Recorder
+from support.programs import python
 
 PROCESSOR = "arroyo.processing.processor"
 CONSUMER = "arroyo.backends.kafka.consumer"
@@ -199,6 +200,28 @@ def test_an_error_in_logging_fails_no_install() -> None:
         assert arroyo_metrics_buffer.install().targets[0].state == "patched"
     finally:
         LOGGER.setLevel(logging.NOTSET)
+
+
+def test_records_arrive_though_the_package_was_imported_while_a_test_mocked_logging() -> None:
+    ran = python(
+        """
+import logging, math
+from unittest import mock
+with mock.patch("logging.getLogger"):
+    import arroyo_metrics_buffer
+class Backend:
+    def increment(self, name, value): raise RuntimeError("refused")
+arroyo_metrics_buffer.install(on_backend_error="log")
+buffer = arroyo_metrics_buffer.MetricsBuffer(Backend(), flush_interval=math.inf)
+buffer.incr_counter("x", 1)
+buffer.flush()
+logging.getLogger("arroyo_metrics_buffer").setLevel(logging.DEBUG)
+buffer.flush()
+print(buffer.snapshot()[1])
+"""
+    )
+    assert (ran.stdout, ran.returncode) == ("{'x': 1}\n", 0), ran.stderr
+    assert ran.stderr.count("flush ended by RuntimeError: refused") == 2
 
 
 def test_a_handler_may_call_the_buffer() -> None:

@@ -143,6 +143,17 @@ def test_the_interval_is_arroyos_own(
     assert backend.counts() == {"success": 2}
 
 
+@pytest.mark.parametrize("interval", [0, -1])
+def test_an_interval_of_zero_or_less_has_every_delivery_reported(
+    backend: ProducerBackend, monkeypatch: pytest.MonkeyPatch, interval: float
+) -> None:
+    monkeypatch.setattr(consumer, "METRICS_FREQUENCY_SEC", interval)
+    producer = made()
+    for count in range(1, 4):
+        deliver(producer)
+        assert backend.counts() == {"success": count}
+
+
 def test_nothing_pending_sends_nothing(backend: ProducerBackend) -> None:
     made().flush(0)
     assert backend.calls == []

@@ -17,7 +17,7 @@ import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import FrozenImporter, ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -217,6 +217,18 @@ def test_whatever_stands_in_for_the_module_imports_go_on(
     for each in stand_in, Hostile():
         monkeypatch.setitem(sys.modules, "awaited", each)
         import_something_else()
+
+
+def test_a_frozen_module_whose_loader_is_a_class_is_called_back_about(hook: ImportHook) -> None:
+    calls: list[Any] = []
+    hook.start({"__hello__": lambda *call: calls.append(call)})
+    sys.modules.pop("__hello__", None)
+    spec = importlib.util.find_spec("__hello__")
+    assert pickle.loads(pickle.dumps(spec)).loader is FrozenImporter  # noqa: S301
+    with redirect_stdout(io.StringIO()):
+        module: Any = importlib.import_module("__hello__")
+    assert calls == [(module, False)]
+    assert module.__spec__.loader is FrozenImporter
 
 
 def test_stopped_it_leaves_nothing_behind(hook: ImportHook, calls: list[Any]) -> None:
