@@ -57,6 +57,21 @@ impl<C: Contents> Buffer<C> {
         self.pending.snapshot(copy)
     }
 
+    /// Takes all there is for `read` to make something else of it. If that fails, it is put back.
+    pub fn take_with<R>(
+        &self,
+        py: Python<'_>,
+        read: impl FnOnce(&C) -> PyResult<R>,
+    ) -> PyResult<R> {
+        let taken = py.detach(|| self.pending.take());
+        let result = read(&taken.contents);
+        if result.is_err() && !taken.belongs_to_parent() {
+            let leftover = self.pending.put_back(taken.contents);
+            drop(leftover); // can run Python code, so after the guard is gone
+        }
+        result
+    }
+
     /// Whether the caller has to flush, since the flush interval has passed.
     #[inline]
     pub fn is_due(&self, py: Python<'_>) -> PyResult<bool> {

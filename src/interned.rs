@@ -19,6 +19,8 @@ macro_rules! interned_strings {
 interned_strings! {
     METRICS: "metrics";
     FLUSH: "flush";
+    TABLES: "_arroyo_metrics_buffer_tables";
+    ABSORB: "absorb";
     TIMING: "timing";
     INCREMENT: "increment";
     PRODUCE_STATUS: "arroyo.producer.produce_status";

@@ -23,7 +23,7 @@ mod _core {
     #[pymodule_export]
     use crate::delivery_buffer::DeliveryBuffer;
     #[pymodule_export]
-    use crate::metrics_buffer::MetricsBuffer;
+    use crate::metrics_buffer::{MetricsBuffer, add_totals, drain_totals};
     #[pymodule_export]
     use crate::settings::{configure, on_backend_error};
     #[pymodule_export]

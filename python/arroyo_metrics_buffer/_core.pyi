@@ -9,7 +9,9 @@ __all__ = [
     "DeliveryBuffer",
     "MetricsBuffer",
     "__version__",
+    "add_totals",
     "configure",
+    "drain_totals",
     "on_backend_error",
     "stats",
 ]
@@ -190,6 +192,30 @@ class DeliveryBuffer:
         Returns:
             Deliveries by status, and the seconds that they took.
         """
+
+def drain_totals(buffer: MetricsBuffer) -> tuple[dict[str, float], dict[str, int]]:
+    """Take what is pending in a buffer, for the caller to count it elsewhere.
+
+    Safe to call from any thread.
+
+    Returns:
+        The timers and the counters, each a dict by name in the order of first touch.
+    """
+
+def add_totals(buffer: MetricsBuffer, timers: dict[str, float], counters: dict[str, int]) -> None:
+    """Add totals that were counted elsewhere to a buffer, which does not flush for it.
+
+    Safe to call from any thread.
+
+    Args:
+        buffer: The buffer.
+        timers: Seconds by name.
+        counters: Counts by name.
+
+    Raises:
+        TypeError: A name is not a str, or a total not a number. What came before it was added.
+        OverflowError: A count or its sum does not fit in 64 bits. What came before it was added.
+    """
 
 def configure(
     *,

@@ -159,7 +159,13 @@ impl MetricsBuffer {
     ///         logged, unless it is no Exception, as KeyboardInterrupt is none.
     fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        slf.get().buffer()?.flush(py, |totals, sending| {
+        let buffer = slf.get().buffer()?;
+        // What others' code has put into the tables that `_patching/private_names.py` lends it.
+        let tables = slf.getattr_opt(interned::TABLES.get(py))?;
+        if let Some(tables) = tables.filter(|tables| !tables.is_none()) {
+            tables.call_method1(interned::ABSORB.get(py), (slf,))?;
+        }
+        buffer.flush(py, |totals, sending| {
             let metrics = slf.getattr(interned::METRICS.get(py))?;
             sending.each(
                 totals.timers.iter(),
@@ -265,6 +271,52 @@ fn add<V: Total>(
     let new_name = || name.clone().unbind();
     let added = sums(&mut buffer.lock()).add(&text, name.as_ptr().addr(), new_name, delta);
     added.map_err(|OutOfRange| out_of_range(name))
+}
+
+/// Take what is pending in a buffer, for the caller to count it elsewhere.
+///
+/// Safe to call from any thread.
+///
+/// Returns:
+///     The timers and the counters, each a dict by name in the order of first touch.
+#[pyfunction]
+pub fn drain_totals<'py>(
+    buffer: &Bound<'py, MetricsBuffer>,
+) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
+    let py = buffer.py();
+    buffer.get().buffer()?.take_with(py, |totals| {
+        Ok((totals.timers.iter().into_py_dict(py)?, totals.counters.iter().into_py_dict(py)?))
+    })
+}
+
+/// Add totals that were counted elsewhere to a buffer, which does not flush for it.
+///
+/// Safe to call from any thread.
+///
+/// Args:
+///     buffer: The buffer.
+///     timers: Seconds by name.
+///     counters: Counts by name.
+///
+/// Raises:
+///     TypeError: A name is not a str, or a total not a number. What came before it was added.
+///     OverflowError: A count or its sum does not fit in 64 bits. What came before it was added.
+#[pyfunction]
+pub fn add_totals(
+    buffer: &Bound<'_, MetricsBuffer>,
+    timers: &Bound<'_, PyDict>,
+    counters: &Bound<'_, PyDict>,
+) -> PyResult<()> {
+    let buffer = buffer.get().buffer()?;
+    for (name, seconds) in timers {
+        let seconds = arguments::float("a total", &seconds)?;
+        add(buffer, arguments::string("a name", &name)?, seconds, |totals| &mut totals.timers)?;
+    }
+    for (name, count) in counters {
+        let count = i128::from(arguments::integer("a total", &count)?);
+        add(buffer, arguments::string("a name", &name)?, count, |totals| &mut totals.counters)?;
+    }
+    Ok(())
 }
 
 /// Calls `flush()` so that an override or a mock of it is honoured.

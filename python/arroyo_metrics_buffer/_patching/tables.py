@@ -1,109 +1,124 @@
-"""What an application's remedy finds in the place of the private tables of arroyo's class.
+"""What others' code finds in the place of the private tables of arroyo's class.
 
-Such code may hold a lock of its own meanwhile. The backend, a signal handler or another thread
-would wait for that lock in the remedy's functions. So while this package's code is at work here,
-calls of the buffer go to the methods of this package's class.
+A table is a dict like arroyo's. Whoever looks into it finds what is pending in the buffer, which is
+moved here at that moment; what is added to it goes out with the next flush, whoever makes that.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 from weakref import ref
 
-from arroyo_metrics_buffer._core import MetricsBuffer
+from arroyo_metrics_buffer._core import MetricsBuffer, add_totals, drain_totals
 
-from .log import log
-from .patch import Attribute, changes, cure
+# Of two threads that move totals, one waits: a sum is read and written in two steps. No code of
+# others runs meanwhile, and a fork waits too.
+_moving = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_moving.acquire, after_in_parent=_moving.release, after_in_child=_moving.release
+    )
 
-_USERS = "_arroyo_metrics_buffer_users"
 
-_told: set[str] = set()
-
-
-class Table(MutableMapping[Any, Any]):
-    """Looks like a table of totals to whoever flushes it, and adds what is added to it.
+class Table(defaultdict[Any, Any]):
+    """One table of a buffer.
 
     Args:
-        buffer: The buffer that it adds to and has flushed.
-        add: The name of the method that adds.
-        ours: The methods of the buffer's class, as this package has made them.
+        tables: Both of the buffer's.
+        zero: What the total of a new name is: ``float`` or ``int``.
+        totals: What is in it.
     """
 
-    def __init__(self, buffer: MetricsBuffer, add: str, ours: Mapping[str, Any]) -> None:
-        self._buffer = buffer
-        self._add = add
-        self._ours = ours
+    def __init__(self, tables: Tables, zero: type, totals: Iterable[Any] = ()) -> None:
+        super().__init__(zero, totals)
+        self._tables = ref(tables)
 
-    def __getitem__(self, metric: object) -> int:
-        return 0  # so that += sets what is to be added
+    def fill(self) -> None:
+        """Move what is pending in the buffer here; this may have been taken out of it since."""
+        if (tables := self._tables()) is not None:
+            tables.fill(self)
 
-    def __setitem__(self, metric: object, delta: object) -> None:
-        with _in_use(self._buffer, self._ours):
-            self._ours[self._add](self._buffer, metric, delta)
+    def add(self, totals: Mapping[str, float]) -> None:
+        """Add totals, without a look."""
+        for name, total in totals.items():
+            self[name] += total
 
-    def __delitem__(self, metric: object) -> None:
-        self.clear()
+    def copy(self) -> Any:
+        """Return a dict of its own, like a copy of arroyo's."""
+        self.fill()
+        return defaultdict(self.default_factory, self)
 
-    def __iter__(self) -> Iterator[Any]:
-        self.clear()
-        return iter(())
+    def __copy__(self) -> Any:
+        return self.copy()
 
-    def __len__(self) -> int:
-        self.clear()
-        return 0
+    def __deepcopy__(self, _memo: object) -> Any:
+        return self.copy()
 
-    def __contains__(self, metric: object) -> bool:
-        return False
+
+def _looking(name: str) -> Any:
+    of_dict = getattr(defaultdict, name)
+
+    def look(self: Table, *arguments: Any) -> Any:
+        self.fill()
+        return of_dict(self, *arguments)
+
+    return look
+
+
+for _name in (
+    *("__contains__", "__eq__", "__iter__", "__len__", "__ne__", "__or__", "__reversed__"),
+    *("__ror__", "get", "items", "keys", "values"),
+):
+    setattr(Table, _name, _looking(_name))
+
+
+class Tables:
+    """Both tables of a buffer."""
+
+    def __init__(self, buffer: MetricsBuffer) -> None:
+        self._buffer = ref(buffer)
+        self.timers = Table(self, float)
+        self.counters = Table(self, int)
+
+    def fill(self, asked: Table) -> None:
+        """Move what is pending in the buffer into its tables, or into one that was taken out."""
+        if (buffer := self._buffer()) is None:
+            return
+        timers, counters = self.timers, self.counters
+        if asked.default_factory is float:
+            timers = asked
+        else:
+            counters = asked
+        with _moving:
+            seconds, counts = drain_totals(buffer)
+            timers.add(seconds)
+            counters.add(counts)
+
+    def absorb(self, buffer: MetricsBuffer) -> None:
+        """Move what is in the tables into the buffer, which is about to be flushed."""
+        with _moving:
+            add_totals(buffer, *map(_taken, (self.timers, self.counters)))
+
+    def replace(self, name: str, totals: Iterable[Any]) -> None:
+        """Put another dict in the place of a table."""
+        zero = float if name == "timers" else int
+        setattr(self, name, totals if type(totals) is Table else Table(self, zero, dict(totals)))
 
     def clear(self) -> None:
-        """Flush the buffer, by this package's own method."""
-        with _in_use(self._buffer, self._ours):
-            self._ours["flush"](self._buffer)
-
-    def copy(self) -> Table:
-        """Return itself: whoever looks into a copy later has the buffer flushed then."""
-        return self
-
-    def __deepcopy__(self, _memo: object) -> Table:
-        return self
+        """Drop what is in the tables. What nobody has looked at is pending in the buffer still."""
+        self.timers.clear()
+        self.counters.clear()
 
 
-@contextmanager
-def _in_use(buffer: MetricsBuffer, ours: Mapping[str, Any]) -> Generator[None]:
-    """Have calls of a buffer go to this package's methods meanwhile."""
-    fields = vars(buffer)
-    users: list[None] = fields.setdefault(_USERS, [])
-    # Of several threads that come here at once, none goes on before all are there.
-    if not fields.keys() >= ours.keys():
-        for name in ours:
-            fields.setdefault(name, _either(buffer, name, ours[name], users))
-        _tell(buffer, ours)
-    users.append(None)
-    try:
-        yield
-    finally:
-        users.pop()
-
-
-def _either(buffer: MetricsBuffer, name: str, ours: Any, users: list[None]) -> Callable[..., Any]:
-    """A method of one buffer: this package's while there are users, else what the class has."""
-    of_buffer = ref(buffer)
-
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        buffer: Any = of_buffer()
-        method = ours if users else getattr(buffer.__class__, name)
-        return method(buffer, *arguments, **keywords)
-
-    return call
-
-
-def _tell(buffer: MetricsBuffer, ours: Mapping[str, Any]) -> None:
-    """Log whose functions work on the tables, once."""
-    watched = (Attribute(type(buffer), *method) for method in ours.items())
-    told = cure(change.what for change in changes(watched) if not change.is_extension)
-    if told and told not in _told:
-        _told.add(told)
-        log(logging.WARNING, "arroyo.processing.processor.MetricsBuffer: %s", told)
+def _taken(table: Table) -> dict[Any, Any]:
+    taken: dict[Any, Any] = {}
+    with suppress(KeyError):
+        while True:
+            name, total = table.popitem()
+            taken[name] = total
+    return taken
