@@ -57,17 +57,22 @@ impl<C: Contents> Buffer<C> {
         self.pending.snapshot(copy)
     }
 
-    /// Takes all there is for `read` to make something else of it. If that fails, it is put back.
-    pub fn take_with<R>(
+    /// Takes what `part` takes out of all there is, for `read` to make something else of it. What that
+    /// leaves is put back, and all of it if `read` fails.
+    pub fn take_part<R>(
         &self,
         py: Python<'_>,
+        part: impl FnOnce(&mut C) -> C,
         read: impl FnOnce(&C) -> PyResult<R>,
     ) -> PyResult<R> {
-        let taken = py.detach(|| self.pending.take());
-        let result = read(&taken.contents);
-        if result.is_err() && !taken.belongs_to_parent() {
-            let leftover = self.pending.put_back(taken.contents);
-            drop(leftover); // can run Python code, so after the guard is gone
+        let mut taken = py.detach(|| self.pending.take());
+        let part = part(&mut taken.contents);
+        // What is left over is dropped after the guard is gone: that can run Python code.
+        drop(self.pending.put_back(taken.contents));
+        let generation = fork::generation();
+        let result = read(&part);
+        if result.is_err() && fork::generation() == generation {
+            drop(self.pending.put_back(part));
         }
         result
     }

@@ -193,13 +193,17 @@ class DeliveryBuffer:
             Deliveries by status, and the seconds that they took.
         """
 
-def drain_totals(buffer: MetricsBuffer) -> tuple[dict[str, float], dict[str, int]]:
-    """Take what is pending in a buffer, for the caller to count it elsewhere.
+def drain_totals(buffer: MetricsBuffer, *, counters: bool) -> dict[str, Any]:
+    """Take the timers or the counters that are pending in a buffer, to count them elsewhere.
 
     Safe to call from any thread.
 
+    Args:
+        buffer: The buffer.
+        counters: Whether to take the counters, or the timers.
+
     Returns:
-        The timers and the counters, each a dict by name in the order of first touch.
+        Totals by name, in the order of first touch.
     """
 
 def add_totals(buffer: MetricsBuffer, timers: dict[str, float], counters: dict[str, int]) -> None:

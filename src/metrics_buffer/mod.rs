@@ -3,6 +3,7 @@
 mod fast_path;
 
 use std::borrow::Cow;
+use std::mem;
 use std::num::NonZero;
 use std::sync::OnceLock;
 use std::thread;
@@ -255,7 +256,7 @@ impl MetricsBuffer {
     }
 
     fn replace_metrics(&self, metrics: Option<Py<PyAny>>) {
-        let old = std::mem::replace(&mut *self.metrics.lock(), Backend(metrics));
+        let old = mem::replace(&mut *self.metrics.lock(), Backend(metrics));
         drop(old); // can run Python code, so after the guard is gone
     }
 }
@@ -273,20 +274,37 @@ fn add<V: Total>(
     added.map_err(|OutOfRange| out_of_range(name))
 }
 
-/// Take what is pending in a buffer, for the caller to count it elsewhere.
+/// Take the timers or the counters that are pending in a buffer, to count them elsewhere.
 ///
 /// Safe to call from any thread.
 ///
+/// Args:
+///     buffer: The buffer.
+///     counters: Whether to take the counters, or the timers.
+///
 /// Returns:
-///     The timers and the counters, each a dict by name in the order of first touch.
+///     Totals by name, in the order of first touch.
 #[pyfunction]
+#[pyo3(signature = (buffer, *, counters))]
 pub fn drain_totals<'py>(
     buffer: &Bound<'py, MetricsBuffer>,
-) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
+    counters: bool,
+) -> PyResult<Bound<'py, PyDict>> {
     let py = buffer.py();
-    buffer.get().buffer()?.take_with(py, |totals| {
-        Ok((totals.timers.iter().into_py_dict(py)?, totals.counters.iter().into_py_dict(py)?))
-    })
+    let buffer = buffer.get().buffer()?;
+    if counters {
+        let part = |totals: &mut Totals| Totals {
+            counters: mem::take(&mut totals.counters),
+            ..Totals::default()
+        };
+        buffer.take_part(py, part, |totals| totals.counters.iter().into_py_dict(py))
+    } else {
+        let part = |totals: &mut Totals| Totals {
+            timers: mem::take(&mut totals.timers),
+            ..Totals::default()
+        };
+        buffer.take_part(py, part, |totals| totals.timers.iter().into_py_dict(py))
+    }
 }
 
 /// Add totals that were counted elsewhere to a buffer, which does not flush for it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import math
 import time
@@ -315,8 +316,20 @@ def test_a_remedy_from_before_the_import_is_superfluous_and_put_back(
 ) -> None:
     def remedy(self: Any) -> None:
         for status, count in list(self._ConfluentProducer__produce_counters.items()):
-            self._ConfluentProducer__metrics.increment(name=status, value=count, tags={})
+            tags = {"status": status}
+            if self.producer_name:
+                tags["producer_name"] = self.producer_name
+            self._ConfluentProducer__metrics.increment(
+                name="arroyo.producer.produce_status", value=count, tags=tags
+            )
+        for latency in list(self._ConfluentProducer__callback_latency):
+            tags = {"producer_name": self.producer_name or "N/A"}
+            self._ConfluentProducer__metrics.timing(
+                name="arroyo.producer.callback_latency", value=latency, tags=tags
+            )
         self._ConfluentProducer__reset_metrics()
+
+    gc.collect()  # producers of other tests, in cycles
 
     monkeypatch.setattr(
         consumer, "ConfluentProducer", remedied := class_of(consumer, "ConfluentProducer", {})

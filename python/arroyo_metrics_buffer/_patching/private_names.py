@@ -75,13 +75,19 @@ class _Name:
         self._table = table
 
     def __get__(self, buffer: MetricsBuffer | None, _class: type | None = None) -> Any:
-        return self if buffer is None else getattr(_tables(buffer), self._table)
+        if buffer is None:
+            return self
+        try:
+            return _tables(buffer)[self._table]
+        except KeyError:
+            raise AttributeError(self._table, obj=buffer) from None
 
     def __set__(self, buffer: MetricsBuffer, totals: Mapping[Any, Any]) -> None:
-        _tables(buffer).replace(self._table, totals)
+        _tables(buffer).replace(self._table, buffer, totals)
 
     def __delete__(self, buffer: MetricsBuffer) -> None:
-        """Nothing goes with the name."""
+        # With what is in it: mock.patch.object() puts the same table back after that.
+        _tables(buffer).remove(self._table)
 
 
 def _reset(buffer: Any) -> None:

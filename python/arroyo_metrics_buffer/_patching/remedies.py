@@ -12,8 +12,8 @@ from contextlib import suppress
 from types import FunctionType
 from typing import Any
 
-from .fixes import words_of_locks
-from .patch import class_module, class_name
+from .fixes import of_method, words_of_locks
+from .patch import class_module
 from .shapes import Method, Shape, method_of
 
 _VARIADIC = 0x04 | 0x08  # inspect.CO_VARARGS and CO_VARKEYWORDS
@@ -29,18 +29,22 @@ def others_methods(cls: type, known: Shape) -> dict[str, Any]:
 
 
 def is_superfluous(cls: type, name: str, function: object, known: Shape) -> bool:
-    """Whether what a function does is done by this package's class, in its own way."""
+    """Whether a function does nothing but what this package's class does in its own way.
+
+    That is known of the words of arroyo's own method, with those of a fix by hand. Any other word
+    may be a handler of errors, a metric of the application's, or a call of what it has replaced.
+    """
     if type(function) is not FunctionType or (method := known.methods.get(name)) is None:
         return False
     actual = method_of(function)
-    called = dict(_originals_called(cls, function))
     if name == "__init__":
-        return _only_adds_a_lock(actual, method, called)
-    works_on_tables = any(word.startswith(f"_{class_name(cls)}__") for word in actual.words)
+        return _only_adds_a_lock(actual, method, dict(_originals_called(cls, function)))
     takes_the_same = len(actual.parameters) == len(method.parameters) and (
         not function.__code__.co_flags & _VARIADIC
     )
-    return works_on_tables and takes_the_same and not called and not _is_wrapper(function)
+    is_alone = not function.__closure__ and not _is_wrapper(function)
+    same_parameters = actual._replace(parameters=method.parameters)
+    return takes_the_same and is_alone and of_method(same_parameters, method) is not None
 
 
 def _only_adds_a_lock(actual: Method, known: Method, called: Mapping[str, FunctionType]) -> bool:

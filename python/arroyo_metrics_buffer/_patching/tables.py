@@ -1,7 +1,7 @@
 """What others' code finds in the place of the private tables of arroyo's class.
 
 A table is a dict like arroyo's. Whoever looks into it finds what is pending in the buffer, which is
-moved here at that moment; what is added to it goes out with the next flush, whoever makes that.
+moved there at that moment. What is added to it goes out with the next flush, whoever makes that.
 """
 
 from __future__ import annotations
@@ -29,24 +29,39 @@ class Table(defaultdict[Any, Any]):
     """One table of a buffer.
 
     Args:
-        tables: Both of the buffer's.
+        buffer: The buffer.
         zero: What the total of a new name is: ``float`` or ``int``.
         totals: What is in it.
     """
 
-    def __init__(self, tables: Tables, zero: type, totals: Iterable[Any] = ()) -> None:
+    def __init__(self, buffer: MetricsBuffer, zero: type, totals: Iterable[Any] = ()) -> None:
         super().__init__(zero, totals)
-        self._tables = ref(tables)
+        self._buffer: Any = ref(buffer)
 
     def fill(self) -> None:
-        """Move what is pending in the buffer here; this may have been taken out of it since."""
-        if (tables := self._tables()) is not None:
-            tables.fill(self)
+        """Move here what is pending in the buffer."""
+        if (buffer := self._buffer()) is not None:
+            with _moving:
+                self.add(drain_totals(buffer, counters=self.default_factory is int))
+
+    def detach(self) -> None:
+        """Leave what is pending from now on to the table that takes the place of this one."""
+        self.fill()
+        self._buffer = lambda: None
 
     def add(self, totals: Mapping[str, float]) -> None:
         """Add totals, without a look."""
         for name, total in totals.items():
             self[name] += total
+
+    def take(self) -> dict[Any, Any]:
+        """Take all that is in it, without a look."""
+        taken: dict[Any, Any] = {}
+        with suppress(KeyError):
+            while True:
+                name, total = self.popitem()
+                taken[name] = total
+        return taken
 
     def copy(self) -> Any:
         """Return a dict of its own, like a copy of arroyo's."""
@@ -58,6 +73,12 @@ class Table(defaultdict[Any, Any]):
 
     def __deepcopy__(self, _memo: object) -> Any:
         return self.copy()
+
+    def __or__(self, other: Any) -> Any:
+        return self.copy() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self.copy()
 
 
 def _looking(name: str) -> Any:
@@ -71,54 +92,40 @@ def _looking(name: str) -> Any:
 
 
 for _name in (
-    *("__contains__", "__eq__", "__iter__", "__len__", "__ne__", "__or__", "__reversed__"),
-    *("__ror__", "get", "items", "keys", "values"),
+    *("__contains__", "__eq__", "__iter__", "__len__", "__ne__", "__reversed__"),
+    *("get", "items", "keys", "values"),
 ):
     setattr(Table, _name, _looking(_name))
 
 
 class Tables:
-    """Both tables of a buffer."""
+    """The tables of a buffer, ``timers`` and ``counters``."""
 
     def __init__(self, buffer: MetricsBuffer) -> None:
-        self._buffer = ref(buffer)
-        self.timers = Table(self, float)
-        self.counters = Table(self, int)
+        self._tables = {"timers": Table(buffer, float), "counters": Table(buffer, int)}
 
-    def fill(self, asked: Table) -> None:
-        """Move what is pending in the buffer into its tables, or into one that was taken out."""
-        if (buffer := self._buffer()) is None:
-            return
-        timers, counters = self.timers, self.counters
-        if asked.default_factory is float:
-            timers = asked
-        else:
-            counters = asked
-        with _moving:
-            seconds, counts = drain_totals(buffer)
-            timers.add(seconds)
-            counters.add(counts)
+    def __getitem__(self, name: str) -> Table:
+        return self._tables[name]
+
+    def replace(self, name: str, buffer: MetricsBuffer, totals: Mapping[Any, Any]) -> None:
+        """Put another dict in the place of a table, which keeps what was pending."""
+        if totals is not self._tables.get(name):
+            self.remove(name)
+            zero = float if name == "timers" else int
+            self._tables[name] = Table(buffer, zero, totals)
+
+    def remove(self, name: str) -> None:
+        """Take a table away, with what is pending."""
+        if (table := self._tables.pop(name, None)) is not None:
+            table.detach()
+
+    def clear(self) -> None:
+        """Drop what is in the tables. What nobody has looked at is pending in the buffer still."""
+        for table in list(self._tables.values()):
+            table.clear()
 
     def absorb(self, buffer: MetricsBuffer) -> None:
         """Move what is in the tables into the buffer, which is about to be flushed."""
         with _moving:
-            add_totals(buffer, *map(_taken, (self.timers, self.counters)))
-
-    def replace(self, name: str, totals: Iterable[Any]) -> None:
-        """Put another dict in the place of a table."""
-        zero = float if name == "timers" else int
-        setattr(self, name, totals if type(totals) is Table else Table(self, zero, dict(totals)))
-
-    def clear(self) -> None:
-        """Drop what is in the tables. What nobody has looked at is pending in the buffer still."""
-        self.timers.clear()
-        self.counters.clear()
-
-
-def _taken(table: Table) -> dict[Any, Any]:
-    taken: dict[Any, Any] = {}
-    with suppress(KeyError):
-        while True:
-            name, total = table.popitem()
-            taken[name] = total
-    return taken
+            taken = {name: table.take() for name, table in list(self._tables.items())}
+            add_totals(buffer, taken.get("timers", {}), taken.get("counters", {}))

@@ -25,7 +25,10 @@ def snapshots_resets_sends(self: Any) -> None:
     timers = list(self._MetricsBuffer__timers.items())
     counters = list(self._MetricsBuffer__counters.items())
     self._MetricsBuffer__reset()
-    send(self, timers, counters)
+    for name, total in timers:
+        self.metrics.timing(name, total)
+    for name, total in counters:
+        self.metrics.increment(name, total)
 
 
 def copies_and_clears_under_a_lock(self: Any) -> None:
@@ -35,7 +38,10 @@ def copies_and_clears_under_a_lock(self: Any) -> None:
         self._MetricsBuffer__timers.clear()
         self._MetricsBuffer__counters.clear()
         self._MetricsBuffer__last_record_time = time.time()
-    send(self, timers.items(), counters.items())
+    for name, total in timers.items():
+        self.metrics.timing(name, total)
+    for name, total in counters.items():
+        self.metrics.increment(name, total)
 
 
 def swaps_under_a_lock(self: Any) -> None:
@@ -43,7 +49,10 @@ def swaps_under_a_lock(self: Any) -> None:
         timers, self._MetricsBuffer__timers = self._MetricsBuffer__timers, defaultdict(float)
         counters, self._MetricsBuffer__counters = self._MetricsBuffer__counters, defaultdict(int)
         self._MetricsBuffer__last_record_time = time.time()
-    send(self, timers.items(), counters.items())
+    for name, total in timers.items():
+        self.metrics.timing(name, total)
+    for name, total in counters.items():
+        self.metrics.increment(name, total)
 
 
 def swaps_under_the_buffers_lock(self: Any) -> None:
@@ -51,7 +60,10 @@ def swaps_under_the_buffers_lock(self: Any) -> None:
         timers, self._MetricsBuffer__timers = self._MetricsBuffer__timers, defaultdict(float)
         counters, self._MetricsBuffer__counters = self._MetricsBuffer__counters, defaultdict(int)
         self._MetricsBuffer__last_record_time = time.time()
-    send(self, timers.items(), counters.items())
+    for name, total in timers.items():
+        self.metrics.timing(name, total)
+    for name, total in counters.items():
+        self.metrics.increment(name, total)
 
 
 def reads_total_by_total(self: Any) -> None:
@@ -60,13 +72,6 @@ def reads_total_by_total(self: Any) -> None:
     while self._MetricsBuffer__counters:
         self.metrics.increment(*self._MetricsBuffer__counters.popitem())
     self._MetricsBuffer__reset()
-
-
-def send(self: Any, timers: Any, counters: Any) -> None:
-    for name, total in timers:
-        self.metrics.timing(name, total)
-    for name, total in counters:
-        self.metrics.increment(name, total)
 
 
 def adds_a_timing_under_a_lock(self: Any, metric: str, duration: float) -> None:
