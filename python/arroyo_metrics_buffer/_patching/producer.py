@@ -56,10 +56,10 @@ class Methods:
         return buffer
 
     def flush(self, producer: Any) -> None:
-        """Send what is pending, by the method that the class has for it now."""
-        method: Any = getattr(producer.__class__, _FLUSH_METRICS)
-        method(producer)
-        if not extends(method, self.ours[_FLUSH_METRICS]):
+        """Send what is pending, by the method that the producer has for it now."""
+        method: Any = getattr(producer, _FLUSH_METRICS)
+        method()  # bound or not: as arroyo calls it
+        if not extends(_function(method), self.ours[_FLUSH_METRICS]):
             send(producer)  # since that one knows nothing of the buffer
 
 
@@ -169,6 +169,11 @@ def _methods(methods: Methods, cls: Any) -> dict[str, Any]:
         for name, value in vars(ConfluentProducer).items()
         if isinstance(value, FunctionType)
     }
+
+
+def _function(method: Any) -> Any:
+    """What a bound method calls; anything else itself, as it may be a mock or a partial."""
+    return getattr(method, "__func__", method)
 
 
 def send(producer: Any) -> None:
