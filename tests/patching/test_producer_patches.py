@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+import confluent_kafka
 import pytest
 from arroyo.backends.kafka import consumer as arroyo_consumer
 
@@ -47,6 +49,67 @@ def deliver(producer: Any) -> None:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+
+
+# An application's remedy for the race, all under one lock
+
+
+def nothing() -> None: ...
+
+
+def put_remedy_in(
+    owner: Any,
+    while_locked: Callable[[], None] = nothing,
+    when_sent: Callable[[], None] = nothing,
+) -> None:
+    """Replace the methods that flush."""
+    lock = threading.Lock()
+
+    def flush_metrics(self: Any) -> None:
+        with lock:
+            counts = dict(getattr(self, COUNTERS))
+            while_locked()
+            self._ConfluentProducer__reset_metrics()
+        for status, count in counts.items():
+            metrics = self._ConfluentProducer__metrics
+            metrics.increment(
+                name="arroyo.producer.produce_status", value=count, tags={"status": status}
+            )
+        when_sent()
+
+    def flush(self: Any, timeout: float = -1) -> int:
+        undelivered: int = confluent_kafka.Producer.flush(self, timeout)
+        getattr(self, FLUSH_METRICS)()
+        return undelivered
+
+    setattr(owner, FLUSH_METRICS, flush_metrics)
+    owner.flush = flush
+
+
+def test_what_a_remedy_is_about_to_send_is_not_sent_by_another_thread_too(
+    cls: Any, backend: ProducerBackend
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def while_locked() -> None:
+        if threading.current_thread() is other:
+            entered.set()
+            assert go_on.wait(30)
+
+    def when_sent() -> None:
+        if threading.current_thread() is not other:
+            getattr(producer, COUNTERS)["success"] += 5
+            other.start()
+            assert entered.wait(30)
+
+    put_remedy_in(cls, while_locked, when_sent)
+    producer = made(cls)
+    getattr(producer, COUNTERS)["success"] += 1  # by the remedy's callback
+    other = threading.Thread(target=getattr(producer, FLUSH_METRICS))
+    vars(cls)["_ConfluentProducer__deliveries"].flush(producer)
+    go_on.set()
+    other.join()
+    assert backend.counts() == {"success": 6}
 
 
 @pytest.mark.parametrize("owner", ["class", "producer"])

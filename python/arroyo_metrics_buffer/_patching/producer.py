@@ -60,7 +60,9 @@ class Methods:
         method: Any = getattr(producer, _FLUSH_METRICS)
         method()  # bound or not: as arroyo calls it
         if not extends(_function(method), self.ours[_FLUSH_METRICS]):
-            send(producer)  # since that one knows nothing of the buffer
+            # That one knows nothing of the buffer, but may be at work on arroyo's counters in
+            # another thread, under a lock of its own: what it has there is its to send.
+            _send_buffer(producer)
 
 
 def methods_of(cls: object) -> Methods | None:
@@ -178,11 +180,16 @@ def _function(method: Any) -> Any:
 
 def send(producer: Any) -> None:
     """Send what is pending in a producer's buffer, and what arroyo's own methods have counted."""
-    buffer = producer._ConfluentProducer__deliveries  # noqa: SLF001
     if producer._ConfluentProducer__produce_counters:  # noqa: SLF001
-        take_over(producer, buffer)
+        take_over(producer, producer._ConfluentProducer__deliveries)  # noqa: SLF001
+    _send_buffer(producer)
+
+
+def _send_buffer(producer: Any) -> None:
     metrics = producer._ConfluentProducer__metrics  # noqa: SLF001
-    buffer.flush(metrics, producer.producer_name or None)
+    producer._ConfluentProducer__deliveries.flush(  # noqa: SLF001
+        metrics, producer.producer_name or None
+    )
 
 
 def take_over(producer: object, buffer: DeliveryBuffer) -> None:
