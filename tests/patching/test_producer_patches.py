@@ -12,11 +12,13 @@ from unittest import mock
 
 import confluent_kafka
 import pytest
+import wrapt
 from arroyo.backends.kafka import consumer as arroyo_consumer
 
 import arroyo_metrics_buffer
 from support.backends import ProducerBackend
 from support.producers import closed_after_test
+from support.targets import PRODUCER, status_of
 
 CALLBACK = "_ConfluentProducer__metrics_delivery_callback"
 FLUSH_METRICS = "_ConfluentProducer__flush_metrics"
@@ -84,6 +86,94 @@ def put_remedy_in(
 
     setattr(owner, FLUSH_METRICS, flush_metrics)
     owner.flush = flush
+
+
+def test_deliveries_are_counted_where_both_methods_that_flush_are_others(
+    cls: Any, backend: ProducerBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    producers = [made(cls), made(cls)]
+    for producer in producers:
+        deliver(producer)
+    put_remedy_in(cls)
+    for producer in producers:
+        deliver(producer)
+        deliver(producer)
+        producer.flush(0)
+    assert backend.counts() == {"success": 6}
+    (warning,) = warnings(caplog)
+    for name in "flush", "flush_metrics":
+        assert f"is test_producer_patches.put_remedy_in.<locals>.{name} ({__file__}:" in warning
+    assert warning.endswith(": remove that patch")
+    assert not status_of(PRODUCER).protected
+
+
+def test_they_are_again_counted_in_the_buffer_when_one_of_the_two_is_put_back(
+    cls: Any, backend: ProducerBackend
+) -> None:
+    ours = cls.flush
+    put_remedy_in(cls)
+    producer = made(cls)
+    deliver(producer)
+    cls.flush = ours
+    deliver(producer)
+    assert vars(producer)["_ConfluentProducer__deliveries"].snapshot()[0] == {"success": 1}
+    producer.flush(0)
+    assert backend.counts() == {"success": 2}
+
+
+def wrapped_in_closure(inner: Any) -> Any:
+    def wrapper(*arguments: Any) -> Any:
+        return inner(*arguments)
+
+    return wrapper
+
+
+def wrapped_as_known(inner: Any) -> Any:
+    return functools.wraps(inner)(wrapped_in_closure(inner))
+
+
+@pytest.mark.parametrize("wrap", [wrapped_in_closure, wrapped_as_known])
+@pytest.mark.parametrize("interval", [math.inf, 0.0])
+def test_wrappers_around_arroyos_own_have_everything_sent_after_install(
+    cls: Any,
+    backend: ProducerBackend,
+    caplog: pytest.LogCaptureFixture,
+    wrap: Any,
+    interval: float,
+) -> None:
+    arroyo_metrics_buffer.uninstall()
+    for name in "flush", FLUSH_METRICS:
+        setattr(cls, name, wrap(vars(cls)[name]))
+    for _ in range(2):  # one WARNING each
+        arroyo_metrics_buffer.install()
+        consumer.METRICS_FREQUENCY_SEC = interval
+        producer = made(cls)
+        deliver(producer)
+        deliver(producer)
+        producer.flush(0)
+        arroyo_metrics_buffer.uninstall()
+    assert backend.counts() == {"success": 4}
+    assert len(backend.latencies()) == 4
+    told = [warning for warning in warnings(caplog) if "its method flush() is " in warning]
+    assert len(told) == 2
+
+
+def wrapped_by_wrapt(inner: Any) -> Any:
+    return wrapt.FunctionWrapper(inner, lambda wrapped, _, args, kwargs: wrapped(*args, **kwargs))
+
+
+@pytest.mark.parametrize("wrap", [wrapped_in_closure, wrapped_as_known, wrapped_by_wrapt])
+def test_wrappers_around_this_packages_have_everything_sent(
+    cls: Any, backend: ProducerBackend, caplog: pytest.LogCaptureFixture, wrap: Any
+) -> None:
+    for name in "flush", FLUSH_METRICS:
+        setattr(cls, name, wrap(vars(cls)[name]))
+    producer = made(cls)
+    for _ in range(3):
+        deliver(producer)
+        producer.flush(0)
+    assert backend.counts() == {"success": 3}
+    assert len(warnings(caplog)) == (wrap is wrapped_in_closure)
 
 
 def test_what_a_remedy_is_about_to_send_is_not_sent_by_another_thread_too(

@@ -7,6 +7,7 @@ switched off: then each calls the method of arroyo's that it has replaced.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
@@ -16,7 +17,8 @@ from weakref import WeakValueDictionary
 
 from arroyo_metrics_buffer._core import DeliveryBuffer
 
-from .patch import UNCHANGED, Attribute, Before, Patch, extends
+from .log import log
+from .patch import UNCHANGED, Attribute, Before, Patch, cure, describe, extends
 
 _DELIVERIES = "_ConfluentProducer__deliveries"
 _FLUSH_METRICS = "_ConfluentProducer__flush_metrics"
@@ -44,6 +46,8 @@ class Methods:
         """Whether they count in the buffers; else they call arroyo's own."""
         self.ours = _methods(self, cls)
         self.arroyos: dict[str, Any] = {name: vars(cls)[name] for name in self.ours}
+        self._judged: tuple[object, object, bool] = (None, None, False)
+        self._has_told = False
 
     def __get__(self, producer: object, _class: type | None = None) -> Any:
         if producer is None:
@@ -63,6 +67,40 @@ class Methods:
             # That one knows nothing of the buffer, but may be at work on arroyo's counters in
             # another thread, under a lock of its own: what it has there is its to send.
             _send_buffer(producer)
+
+    def send_for(self, producer: Any) -> bool:
+        """Whether a method of this package's is among those that flush, or called by one of them.
+
+        Else what is in the buffer is given to where the others' methods find it.
+        """
+        flush_metrics = _function(getattr(producer, _FLUSH_METRICS))
+        if flush_metrics is self.ours[_FLUSH_METRICS]:  # in a wrapper of the wrapt package, say
+            return True
+        flush = _function(producer.flush)
+        judged = self._judged
+        if flush is not judged[0] or flush_metrics is not judged[1]:
+            ours = self.ours
+            lead = extends(flush_metrics, ours[_FLUSH_METRICS]) or extends(flush, ours["flush"])
+            self._judged = judged = (flush, flush_metrics, lead)
+        if judged[2]:
+            return True
+        if _DELIVERIES in vars(producer):
+            _give_back(producer)
+        if not self._has_told:
+            self._has_told = True
+            theirs = {"flush": flush, _FLUSH_METRICS: flush_metrics}
+            log(
+                logging.WARNING,
+                "%s is not protected, and counts deliveries by arroyo's own method: %s",
+                describe(self.cls),
+                cure(f"its method {name}() is {describe(theirs[name])}" for name in theirs),
+            )
+        return False
+
+    def switch(self, *, on: bool) -> None:
+        """Count in the buffers from now on, or don't."""
+        self.are_on = on
+        self._has_told = False
 
 
 def methods_of(cls: object) -> Methods | None:
@@ -112,13 +150,13 @@ class ProducerPatch(Patch):
 
     def apply(self) -> None:
         """Replace arroyo's methods."""
-        self._methods.are_on = True
+        self._methods.switch(on=True)
         super().apply()
 
     def revert(self) -> None:
         """Put them back, and have those call them that others keep in wrappers."""
         super().revert()
-        self._methods.are_on = False
+        self._methods.switch(on=False)
 
     def clean_up(self) -> None:
         """Give what is pending to arroyo's methods."""
@@ -146,7 +184,11 @@ def _methods(methods: Methods, cls: Any) -> dict[str, Any]:
         def __metrics_delivery_callback(  # pyright: ignore[reportUnusedFunction]
             self, error: object, message: object, time_of_produce: float | None = None
         ) -> None:
-            if not methods.are_on:
+            if not methods.are_on or (
+                # This first, which is fast: it is asked for each delivery.
+                self.__class__.__flush_metrics is not ConfluentProducer.__flush_metrics  # noqa: SLF001
+                and not methods.send_for(self)
+            ):
                 times = () if time_of_produce is None else (time_of_produce,)
                 methods.arroyos[_CALLBACK](self, error, message, *times)
                 return
@@ -215,11 +257,15 @@ def hand_back(cls: type) -> None:
     """Move what is pending in buffers of a class's producers to where arroyo's methods find it."""
     for reference in _producers.valuerefs():
         if isinstance(producer := reference(), cls):
-            counters, latencies = _arroyos_own(producer)
-            counts, samples = vars(producer)[_DELIVERIES].drain()
-            for status, count in counts.items():
-                counters[status] += count
-            latencies += samples
+            _give_back(producer)
+
+
+def _give_back(producer: object) -> None:
+    counters, latencies = _arroyos_own(producer)
+    counts, samples = vars(producer)[_DELIVERIES].drain()
+    for status, count in counts.items():
+        counters[status] += count
+    latencies += samples
 
 
 def _arroyos_own(producer: object) -> tuple[MutableMapping[str, int], list[Any]]:
