@@ -176,6 +176,21 @@ def test_wrappers_around_this_packages_have_everything_sent(
     assert len(warnings(caplog)) == (wrap is wrapped_in_closure)
 
 
+def test_arroyos_own_callback_flushes_at_intervals_where_it_is_used(
+    cls: Any, backend: ProducerBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "flush", FLUSH_METRICS:
+        setattr(cls, name, wrapped_in_closure(getattr(cls, name)))
+    producer = made(cls)
+    monkeypatch.setattr(consumer, "METRICS_FREQUENCY_SEC", 1000.0)
+    vars(producer)["_ConfluentProducer__last_record_time"] = 0.0
+    for _ in range(5):
+        deliver(producer)
+    assert backend.counts() == {"success": 1}
+    producer.flush(0)
+    assert backend.counts() == {"success": 5}
+
+
 def test_what_a_remedy_is_about_to_send_is_not_sent_by_another_thread_too(
     cls: Any, backend: ProducerBackend
 ) -> None:

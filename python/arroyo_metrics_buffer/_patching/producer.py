@@ -224,6 +224,8 @@ def send(producer: Any) -> None:
     """Send what is pending in a producer's buffer, and what arroyo's own methods have counted."""
     if producer._ConfluentProducer__produce_counters:  # noqa: SLF001
         take_over(producer, producer._ConfluentProducer__deliveries)  # noqa: SLF001
+        # So that arroyo's own callback, where it counts, does not flush at every delivery.
+        producer._ConfluentProducer__last_record_time = time.time()  # noqa: SLF001
     _send_buffer(producer)
 
 
