@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -180,6 +181,25 @@ def test_the_users_sitecustomize_runs_too_and_is_the_module(tmp_path: Path) -> N
         *RUN, *python(DEFINE_TELL + ask + "; tell()"), environment={"PYTHONPATH": str(tmp_path)}
     )
     assert (result.stdout, result.stderr) == (f"{own} {own}\narroyo_metrics_buffer\n", "")
+
+
+def test_an_interpreter_that_can_not_load_the_hook_runs_the_next_sitecustomize(
+    tmp_path: Path,
+) -> None:
+    """As a Python is that is older than the package: the hook is in words that it does not know."""
+    package = tmp_path / "package"
+    startup = package / "_commands" / "startup"
+    startup.mkdir(parents=True)
+    script(startup / "sitecustomize.py", Path(SITECUSTOMIZE).read_text())
+    script(package / "_patching" / "hook.py", "these are no words")
+    own = script(tmp_path / "own" / "sitecustomize.py", "print('own')")
+    path = os.pathsep.join(map(str, (startup, own.parent)))
+    result = ended(*python("print('goes on')"), environment={"PYTHONPATH": path})
+    assert (result.stdout, result.stderr) == ("own\ngoes on\n", "")
+
+
+def test_the_startup_file_is_in_the_words_of_every_python_3() -> None:
+    ast.parse(Path(SITECUSTOMIZE).read_text(), feature_version=(3, 0))
 
 
 # As New Relic's does: it loads the next one by its loader, if there is one.

@@ -179,6 +179,62 @@ def test_a_finder_behind_that_asks_all_finders_gets_an_answer(
     assert calls == [(awaited(), False)]
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="importlib has no such protocol any more")
+@pytest.mark.filterwarnings("ignore::ImportWarning")
+def test_a_finder_of_the_old_protocol_is_asked_in_its_turn(
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs.py").write_text("whose = 'theirs'\n")
+
+    class Old:
+        def find_module(self, name: str, _path: object = None) -> Any:
+            found = SourceFileLoader(name, str(tmp_path / "theirs.py"))
+            return found if name == "awaited" else None
+
+    first, *others = sys.meta_path
+    monkeypatch.setattr(sys, "meta_path", [first, old := Old(), *others])
+    module: Any = awaited()
+    assert module.whose == "theirs"
+    sys.meta_path.remove(old)  # type: ignore[arg-type]
+    import_something_else()
+    assert calls == [(module, True)]
+
+
+def test_a_finder_that_gives_the_same_spec_again_has_it_wrapped_once(
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = PathFinder.find_spec("awaited")
+
+    class Remembers:
+        def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+            return spec if name == "awaited" else None
+
+    first, *others = sys.meta_path
+    monkeypatch.setattr(sys, "meta_path", [first, Remembers(), *others])
+    for _ in range(2000):
+        assert importlib.util.find_spec("awaited") is spec
+    assert calls == [(awaited(), False)]
+
+
+def test_a_finder_that_can_not_be_compared_and_a_meta_path_that_can_not_be_changed_do_no_harm(
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NotCompared:
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError
+
+        __hash__ = None  # type: ignore[assignment]
+
+        def find_spec(self, *_: object) -> None:
+            return None
+
+    monkeypatch.setattr(sys, "meta_path", [NotCompared(), *sys.meta_path])
+    import_something_else()
+    monkeypatch.setattr(sys, "meta_path", (NotCompared(), *sys.meta_path))
+    import_something_else()
+    assert calls == [(awaited(), False)]
+
+
 def test_what_a_finder_raises_is_raised(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     class Raises:
         def find_spec(self, name: str, *_: object) -> None:

@@ -60,8 +60,7 @@ class ImportHook:
     def stop(self) -> None:
         """Wait for nothing."""
         self._calls = {}
-        while self in sys.meta_path:
-            self._leave()
+        self._leave()
 
     def catch_up(self) -> None:
         """Call back about modules that were loaded past this finder."""
@@ -92,17 +91,24 @@ class ImportHook:
             spec = self._ask_the_others(name, path, target)
         finally:
             self._finding.name = None
-        if hasattr(getattr(spec, "loader", None), "exec_module"):
-            spec.loader = Loader(spec.loader, name, self._executed)
+        loader = getattr(spec, "loader", None)
+        # A finder may give the same spec again.
+        if type(loader) is not Loader and hasattr(loader, "exec_module"):
+            spec.loader = Loader(loader, name, self._executed)
         return spec
 
     def _ask_the_others(self, name: str, path: Any, target: Any) -> Any:
-        for finder in sys.meta_path.copy():
-            if finder is not self and (find_spec := getattr(finder, "find_spec", None)) is not None:
-                spec = find_spec(name, path, target)
-                if spec is not None:
-                    return spec
+        for finder in self._others():
+            find_spec = getattr(finder, "find_spec", None)
+            if find_spec is None:  # of the protocol before Python 3.12: importlib knows how to ask
+                return None
+            if (spec := find_spec(name, path, target)) is not None:
+                return spec
         return None
+
+    def _others(self) -> list[Any]:
+        # By identity: what stands there may compare as it likes.
+        return [finder for finder in sys.meta_path if finder is not self]
 
     def _executed(self, name: str, module: ModuleType) -> None:
         # Nothing is called in find_spec(): importlib has a lock then that other imports wait for.
@@ -125,15 +131,20 @@ class ImportHook:
             call(module, was_used)
 
     def _go_first(self) -> None:
-        if self._calls and sys.meta_path[:1] != [self]:
+        if self._calls and not (sys.meta_path and sys.meta_path[0] is self):
             self._leave()
-            sys.meta_path.insert(0, self)
+            try:
+                sys.meta_path.insert(0, self)
+            except AttributeError:
+                return  # somebody has put a tuple there
 
     def _leave(self) -> None:
-        try:
-            sys.meta_path.remove(self)
-        except ValueError:
-            return  # it is not there, or no more
+        for index in reversed(range(len(sys.meta_path))):
+            try:
+                if sys.meta_path[index] is self:
+                    del sys.meta_path[index]
+            except (IndexError, TypeError):
+                return  # another thread changes it, or it is a tuple
 
 
 class Loader:
