@@ -154,7 +154,7 @@ MUTANTS = [
         "an old backend is freed under the lock",
         "src/metrics_buffer/mod.rs",
         {
-            "let old = std::mem::replace(&mut *self.metrics.lock(), Backend(metrics));": (
+            "let old = mem::replace(&mut *self.metrics.lock(), Backend(metrics));": (
                 "*self.metrics.lock() = Backend(metrics);"
             ),
             "        drop(old);": "",

@@ -65,10 +65,10 @@ impl<C: Contents> Buffer<C> {
         part: impl FnOnce(&mut C) -> C,
         read: impl FnOnce(&C) -> PyResult<R>,
     ) -> PyResult<R> {
-        let mut taken = py.detach(|| self.pending.take());
-        let part = part(&mut taken.contents);
+        let mut rest = py.detach(|| self.pending.take()).contents;
+        let part = part(&mut rest);
         // What is left over is dropped after the guard is gone: that can run Python code.
-        drop(self.pending.put_back(taken.contents));
+        drop(self.pending.put_back(rest));
         let generation = fork::generation();
         let result = read(&part);
         if result.is_err() && fork::generation() == generation {

@@ -565,6 +565,24 @@ def test_a_subclass_of_arroyos_own_that_an_application_put_in_place_is_left_alon
     assert "newer release" not in reason
 
 
+def test_a_remedy_that_arroyos_own_class_lacks_after_uninstall_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def flush(self: Any) -> None:
+        self._MetricsBuffer__reset()
+
+    monkeypatch.setattr(MetricsBuffer, "flush", flush)
+    arroyo_metrics_buffer.uninstall()
+    try:
+        place = f"{__name__}.{flush.__qualname__} ({__file__}:{flush.__code__.co_firstlineno})"
+        assert status().reason == (
+            "uninstall() was called; arroyo_metrics_buffer.MetricsBuffer.flush is"
+            f" {place}, which arroyo's own class does not have"
+        )
+    finally:
+        arroyo_metrics_buffer.install()
+
+
 def test_a_remedy_in_a_class_that_is_not_known_is_told_with_it(original: Any) -> None:
     def flush(self: Any) -> None:
         self._MetricsBuffer__reset()

@@ -135,16 +135,16 @@ class ImportHook:
             self._leave()
             try:
                 sys.meta_path.insert(0, self)
-            except AttributeError:
-                return  # somebody has put a tuple there
+            except Exception:  # noqa: BLE001 - of what somebody has put there, a tuple say
+                return
 
     def _leave(self) -> None:
-        for index in reversed(range(len(sys.meta_path))):
-            try:
+        try:
+            for index in reversed(range(len(sys.meta_path))):
                 if sys.meta_path[index] is self:
                     del sys.meta_path[index]
-            except (IndexError, TypeError):
-                return  # another thread changes it, or it is a tuple
+        except Exception:  # noqa: BLE001 - the same, or another thread changes it
+            return
 
 
 class Loader:

@@ -98,9 +98,16 @@ class Patch:
             for name, value in self._attributes.items()
             if vars(self._owner).get(name) is not self.originals[name]
         )
+        on_ours = (each for each in self.watched if each.owner is not self._owner)
         return [
-            change.text + (", which has arroyo's own called" if change.is_extension else "")
-            for change in changes(kept)
+            *(
+                change.text + (", which has arroyo's own called" if change.is_extension else "")
+                for change in changes(kept)
+            ),
+            *(
+                change.text + ", which arroyo's own class does not have"
+                for change in changes(on_ours)
+            ),
         ]
 
 

@@ -79,11 +79,12 @@ def _run_next_in_python_2():
         found = imp.find_module(__name__, behind)
     except ImportError:
         return
+    this = sys.modules.pop(__name__)  # else the next one would run among the names of this one
     sys.path.remove(_folder)
     try:
         imp.load_module(__name__, *found)
     finally:
-        sys.path.insert(0, _folder)
+        sys.path.insert(0, this._folder)
 
 
 try:
