@@ -227,7 +227,9 @@ def test_what_is_no_function_is_called_as_arroyo_calls_it(
     with mock.patch.object(cls if owner == "class" else producer, FLUSH_METRICS, wrap(theirs)):
         deliver(producer)
         producer.flush(0)
-    assert theirs.call_args_list == [mock.call()] * 2
+    # In a class, a partial is bound like a function from CPython 3.14 on.
+    is_bound = owner == "class" and hasattr(wrap(theirs), "__get__")
+    assert theirs.call_args_list == [mock.call(producer) if is_bound else mock.call()] * 2
     assert backend.counts() == {"success": 1}
 
 
