@@ -492,6 +492,20 @@ def of_names_unknown(_: Any) -> Any:
     return flush
 
 
+def with_more_in_a_closure(original: Any) -> Any:
+    """It does arroyo's work, and calls something whose name its own words do not have."""
+
+    def flush(self: Any) -> None:
+        for name, total in list(self._MetricsBuffer__timers.items()):
+            self.metrics.timing(name, total)
+        for name, total in list(self._MetricsBuffer__counters.items()):
+            self.metrics.increment(name, total)
+        original(self)
+        self._MetricsBuffer__reset()
+
+    return flush
+
+
 def of_any_arguments(_: Any) -> Any:
     def flush(self: Any, *_: object) -> None:
         self._MetricsBuffer__reset()
@@ -511,6 +525,7 @@ def a_mock(_: Any) -> Any:
         in_a_default,
         in_a_dict,
         of_names_unknown,
+        with_more_in_a_closure,
         of_any_arguments,
         a_mock,
     ],

@@ -1,4 +1,7 @@
-"""Remedies for the race in arroyo's buffer, as applications write them, for arroyo's own class."""
+"""Remedies for the race in arroyo's buffer, as applications write them, for arroyo's own class.
+
+Each has its own loops, as such code has: one that calls a helper can't be judged before the import.
+"""
 
 from __future__ import annotations
 
