@@ -10,6 +10,7 @@ mod interned;
 mod interpreter;
 mod logging;
 mod metrics_buffer;
+mod objects;
 mod settings;
 mod stats;
 

@@ -1,0 +1,126 @@
+//! Python objects, made so that a lack of memory is a MemoryError.
+//!
+//! PyO3's own constructors panic then, and a panic ends the process. The same holds for Rust's
+//! `String` and `format!`, and for `PyErr::new`, which boxes its arguments. So this extension makes
+//! every object here, and the text of every error.
+
+use std::fmt::{self, Write};
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::type_object::PyTypeInfo;
+use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+
+/// A MemoryError. Python has made it in advance.
+#[cold]
+pub fn no_memory(py: Python<'_>) -> PyErr {
+    // SAFETY: the interpreter is attached. It sets the exception that `fetch` then takes.
+    unsafe { ffi::PyErr_NoMemory() };
+    PyErr::fetch(py)
+}
+
+/// An exception of the class `E` with a message, or the one that came up while that was made.
+#[cold]
+pub fn error<E: PyTypeInfo>(py: Python<'_>, message: fmt::Arguments<'_>) -> PyErr {
+    let exception = string(py, message).and_then(|message| py.get_type::<E>().call1((message,)));
+    exception.map_or_else(|error| error, PyErr::from_value)
+}
+
+/// A `str`.
+pub fn string<'py>(py: Python<'py>, text: fmt::Arguments<'_>) -> PyResult<Bound<'py, PyString>> {
+    if let Some(text) = text.as_str() {
+        return PyString::from_bytes(py, text.as_bytes());
+    }
+    let mut written = Text(String::new());
+    written.write_fmt(text).map_err(|fmt::Error| no_memory(py))?;
+    PyString::from_bytes(py, written.0.as_bytes())
+}
+
+/// A text whose growth can fail.
+struct Text(String);
+
+impl Write for Text {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        self.0.try_reserve(more.len()).map_err(|_| fmt::Error)?;
+        self.0.push_str(more);
+        Ok(())
+    }
+}
+
+/// An interned `str`.
+pub fn interned<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyString>> {
+    let mut string = PyString::from_bytes(py, text.as_bytes())?.into_ptr();
+    // SAFETY: the interpreter is attached, and `string` is a new reference to a `str`, which is
+    // exchanged for one to the interned `str`. Without memory, it stays as it is.
+    unsafe {
+        ffi::PyUnicode_InternInPlace(&raw mut string);
+        Ok(Bound::from_owned_ptr(py, string).cast_into_unchecked())
+    }
+}
+
+/// A `float`.
+pub fn float(py: Python<'_>, value: f64) -> PyResult<Bound<'_, PyFloat>> {
+    // SAFETY: the interpreter is attached. The result is a new reference to a float, or null with
+    // an exception set.
+    unsafe {
+        Ok(Bound::from_owned_ptr_or_err(py, ffi::PyFloat_FromDouble(value))?.cast_into_unchecked())
+    }
+}
+
+/// An `int`.
+pub fn integer(py: Python<'_>, value: i128) -> PyResult<Bound<'_, PyInt>> {
+    let Ok(small) = i64::try_from(value) else {
+        return wide_integer(py, value);
+    };
+    // SAFETY: the interpreter is attached. The result is a new reference to an int, or null with
+    // an exception set.
+    unsafe {
+        Ok(Bound::from_owned_ptr_or_err(py, ffi::PyLong_FromLongLong(small))?.cast_into_unchecked())
+    }
+}
+
+/// From halves, as PyO3 has no fallible way to make a wide one: it takes several times as long.
+#[cold]
+fn wide_integer(py: Python<'_>, value: i128) -> PyResult<Bound<'_, PyInt>> {
+    const HALF: i128 = 64; // bits
+    let (high, low) = (integer(py, value >> HALF)?, value & i128::from(u64::MAX));
+    let high = high.lshift(integer(py, HALF)?)?;
+    // In two parts, each of which fits in an i64.
+    let (upper, lower) = (integer(py, low >> 32)?, integer(py, low & i128::from(u32::MAX))?);
+    let low = upper.lshift(integer(py, 32)?)?.bitor(lower)?;
+    Ok(high.bitor(low)?.cast_into()?)
+}
+
+/// An empty `dict`.
+pub fn dict(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    // SAFETY: the interpreter is attached. The result is a new reference to a dict, or null with
+    // an exception set.
+    unsafe { Ok(Bound::from_owned_ptr_or_err(py, ffi::PyDict_New())?.cast_into_unchecked()) }
+}
+
+/// A `list` of floats.
+pub fn floats<'py>(py: Python<'py>, values: &[f64]) -> PyResult<Bound<'py, PyList>> {
+    // SAFETY: the interpreter is attached. The result is a new reference to a list, or null with
+    // an exception set.
+    let list: Bound<'_, PyList> =
+        unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyList_New(0))?.cast_into_unchecked() };
+    for value in values {
+        list.append(float(py, *value)?)?;
+    }
+    Ok(list)
+}
+
+/// A `tuple` of two.
+pub fn pair<'py>(
+    first: &Bound<'py, PyAny>,
+    second: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let py = first.py();
+    // SAFETY: the interpreter is attached, as `first` shows. Two references are given, as many as
+    // are announced, and it makes its own of them. The result is a new reference to a tuple, or
+    // null with an exception set.
+    unsafe {
+        let pair = ffi::PyTuple_Pack(2, first.as_ptr(), second.as_ptr());
+        Ok(Bound::from_owned_ptr_or_err(py, pair)?.cast_into_unchecked())
+    }
+}
