@@ -4,6 +4,9 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
+use crate::interned::{self, InternedString};
+use crate::objects;
+
 /// A `str` or an instance of a subclass.
 #[inline]
 pub fn string<'a, 'py>(
@@ -28,15 +31,14 @@ pub fn float(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
 /// Seconds. 0 or less means "always", as it does for arroyo.
 pub fn interval(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
     let seconds = float(parameter, value)?;
-    not_nan(parameter, seconds)
+    not_nan(value.py(), parameter, seconds)
 }
 
 /// A number of seconds that is not NaN: with NaN no flush would ever be due.
-pub fn not_nan(parameter: &str, seconds: f64) -> PyResult<f64> {
+pub fn not_nan(py: Python<'_>, parameter: &str, seconds: f64) -> PyResult<f64> {
     if seconds.is_nan() {
-        return Err(PyValueError::new_err(format!(
-            "{parameter} must be a number of seconds, not NaN"
-        )));
+        let message = format_args!("{parameter} must be a number of seconds, not NaN");
+        return Err(objects::error::<PyValueError>(py, message));
     }
     Ok(seconds)
 }
@@ -53,8 +55,9 @@ pub fn callable(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>
 #[cold]
 fn not_an_integer(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
     if value.is_instance_of::<PyInt>() {
-        PyOverflowError::new_err(format!("{parameter} does not fit in 64 bits, nothing was added"))
-    } else if has_none_of(&["__index__"], value, &error) {
+        let message = format_args!("{parameter} does not fit in 64 bits, nothing was added");
+        objects::error::<PyOverflowError>(value.py(), message)
+    } else if has_none_of(&[&interned::INDEX], value, &error) {
         wrong_type(parameter, "an integer", value)
     } else {
         error // the object's method raised it
@@ -63,7 +66,7 @@ fn not_an_integer(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> Py
 
 #[cold]
 fn not_a_number(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
-    if has_none_of(&["__float__", "__index__"], value, &error) {
+    if has_none_of(&[&interned::FLOAT, &interned::INDEX], value, &error) {
         wrong_type(parameter, "a number", value)
     } else {
         error // the object's method raised it
@@ -73,7 +76,11 @@ fn not_a_number(parameter: &str, value: &Bound<'_, PyAny>, error: PyErr) -> PyEr
 #[cold]
 fn wrong_type(parameter: &str, expected: &str, value: &Bound<'_, PyAny>) -> PyErr {
     match value.get_type().name() {
-        Ok(actual) => PyTypeError::new_err(format!("{parameter} must be {expected}, not {actual}")),
+        Ok(actual) => {
+            let actual = actual.to_str().unwrap_or("an object of another class");
+            let message = format_args!("{parameter} must be {expected}, not {actual}");
+            objects::error::<PyTypeError>(value.py(), message)
+        }
         Err(error) => error,
     }
 }
@@ -81,9 +88,10 @@ fn wrong_type(parameter: &str, expected: &str, value: &Bound<'_, PyAny>) -> PyEr
 /// Whether a conversion failed because the object has none of the methods for it. The object's
 /// class is not enough to tell: a method that was called may have replaced the class. An error that
 /// such a method raised is no TypeError, or it has a traceback.
-fn has_none_of(methods: &[&str], value: &Bound<'_, PyAny>, error: &PyErr) -> bool {
-    let class = value.get_type();
-    error.is_instance_of::<PyTypeError>(value.py())
-        && error.traceback(value.py()).is_none()
-        && !methods.iter().any(|method| class.hasattr(method).unwrap_or(false))
+fn has_none_of(methods: &[&InternedString], value: &Bound<'_, PyAny>, error: &PyErr) -> bool {
+    let (py, class) = (value.py(), value.get_type());
+    let has = |method: &&InternedString| method.get(py).and_then(|method| class.hasattr(method));
+    error.is_instance_of::<PyTypeError>(py)
+        && error.traceback(py).is_none()
+        && !methods.iter().any(|method| has(method).unwrap_or(false))
 }

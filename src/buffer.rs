@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use arroyo_metrics_buffer_core::fork;
 use arroyo_metrics_buffer_core::lock::MutexGuard;
+use arroyo_metrics_buffer_core::memory::OutOfMemory;
 use arroyo_metrics_buffer_core::pending::{Contents, Pending, Taken};
 use arroyo_metrics_buffer_core::shared::Shared;
 use pyo3::exceptions::PyException;
@@ -14,6 +15,7 @@ use crate::arguments;
 use crate::clock::{self, Clock};
 use crate::interned::InternedString;
 use crate::logging;
+use crate::objects::OrMemoryError;
 use crate::settings;
 use crate::stats::BufferStats;
 
@@ -43,7 +45,7 @@ impl<C: Contents> Buffer<C> {
         };
         let clock = clock.map_or(Clock::Native, Clock::Callable);
         let pending = Pending::sharded(shards, flush_interval, clock.now(py)?);
-        Ok(Self { pending, clock, stats })
+        Ok(Self { pending: pending.or_memory_error(py)?, clock, stats })
     }
 
     /// What the calling thread adds to. See [`Pending::lock`] for what may be done meanwhile.
@@ -53,26 +55,32 @@ impl<C: Contents> Buffer<C> {
     }
 
     /// A copy of what is pending; see [`Pending::snapshot`].
-    pub fn snapshot(&self, copy: impl Fn(&C) -> C) -> Taken<C> {
-        self.pending.snapshot(copy)
-    }
-
-    /// Takes what `part` takes out of all there is, for `read` to make something else of it. What that
-    /// leaves is put back, and all of it if `read` fails.
-    pub fn take_part<R>(
+    pub fn snapshot(
         &self,
         py: Python<'_>,
-        part: impl FnOnce(&mut C) -> C,
-        read: impl FnOnce(&C) -> PyResult<R>,
+        copy: impl Fn(&C) -> Result<C, OutOfMemory>,
+    ) -> PyResult<Taken<C>> {
+        self.pending.snapshot(copy).or_memory_error(py)
+    }
+
+    /// Takes what `part` takes out of all there is, for `read` to make something else of it. If that
+    /// fails, all is put back. The samples that were dropped are counted here, as nothing tells the
+    /// caller of them.
+    pub fn drain<R>(
+        &self,
+        py: Python<'_>,
+        part: impl Fn(&mut C) -> C,
+        read: impl Fn(&C) -> PyResult<R>,
     ) -> PyResult<R> {
-        let mut rest = py.detach(|| self.pending.take()).contents;
-        let part = part(&mut rest);
-        // What is left over is dropped after the guard is gone: that can run Python code.
-        drop(self.pending.put_back(rest));
-        let generation = fork::generation();
-        let result = read(&part);
-        if result.is_err() && fork::generation() == generation {
-            drop(self.pending.put_back(part));
+        let mut taken = self.pending.take_part(part).or_memory_error(py)?;
+        let result = read(&taken.contents);
+        if taken.belongs_to_parent() {
+            return read(&C::default()); // the child of a fork in `read`
+        }
+        if result.is_ok() {
+            self.stats.lock().count_dropped(taken.contents.take_newly_dropped());
+        } else {
+            self.pending.put_back(&mut taken);
         }
         result
     }
@@ -98,14 +106,6 @@ impl<C: Contents> Buffer<C> {
         }
     }
 
-    /// Takes all there is, for the caller to count elsewhere. The samples that were dropped are
-    /// counted here, as nothing tells the caller of them.
-    pub fn drain(&self) -> C {
-        let mut contents = self.pending.take().contents;
-        self.stats.lock().count_dropped(contents.take_newly_dropped());
-        contents
-    }
-
     /// Takes all there is and has `send` send it. If that raises, what it had not sent is put back,
     /// and the error is raised or logged, as `install()` was told.
     pub fn flush(
@@ -116,7 +116,7 @@ impl<C: Contents> Buffer<C> {
         self.pending.throttle().restart(self.clock.now(py)?);
         let start = logging::is_debug_enabled(py)?.then(Instant::now);
         // Detached: whoever has the lock then never has to wait for the interpreter that we hold.
-        let mut taken = py.detach(|| self.pending.take());
+        let mut taken = py.detach(|| self.pending.take()).or_memory_error(py)?;
         let mut sending = Sending { taken: &taken, accepted: 0 };
         let result = send(&taken.contents, &mut sending);
         let accepted = sending.accepted;
@@ -142,11 +142,15 @@ impl<C: Contents> Buffer<C> {
         error: PyErr,
     ) -> PyResult<()> {
         let unsent = taken.contents.entries() - accepted;
-        let dropped = taken.contents.dropped();
-        self.stats.lock().count_flush(accepted, unsent, taken.contents.take_newly_dropped());
-        taken.contents.forget_first(accepted);
-        let leftover = self.pending.put_back(taken.contents);
-        drop(leftover); // can run Python code, so after the guard is gone
+        let (dropped, newly_dropped) =
+            (taken.contents.dropped(), taken.contents.take_newly_dropped());
+        taken.contents.forget_first(accepted); // can run Python code, which may fork
+        self.pending.put_back(&mut taken);
+        if taken.belongs_to_parent() {
+            return Err(error);
+        }
+        drop(taken); // as above
+        self.stats.lock().count_flush(accepted, unsent, newly_dropped);
         self.report(py, error, accepted, unsent, dropped)
     }
 
@@ -223,7 +227,7 @@ impl<C: Contents> Sending<'_, C> {
         if entries.peek().is_none() {
             return Ok(());
         }
-        let method = metrics.getattr(method.get(metrics.py()))?;
+        let method = metrics.getattr(method.get(metrics.py())?)?;
         for entry in entries {
             if self.taken.belongs_to_parent() {
                 break; // the child of a fork in the backend: the parent goes on

@@ -1,16 +1,19 @@
 //! The Python class `DeliveryBuffer`.
 
+use std::mem;
+
 use arroyo_metrics_buffer_core::deliveries::{Deliveries, Outcome};
 use arroyo_metrics_buffer_core::pending::Contents;
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict, PyFloat, PyInt, PyList, PyString};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::arguments;
 use crate::buffer::Buffer;
 use crate::interned;
+use crate::objects::{self, OrMemoryError};
 use crate::stats;
 
 /// What the delivery callbacks of arroyo's `ConfluentProducer` feed.
@@ -68,7 +71,7 @@ impl DeliveryBuffer {
     ) -> PyResult<bool> {
         let outcome = if error.is_none() { Outcome::Success } else { Outcome::Error };
         let latency = latency.map(|latency| arguments::float("latency", latency)).transpose()?;
-        self.buffer.lock().record(outcome, latency);
+        self.buffer.lock().record(outcome, latency).or_memory_error(py)?;
         self.buffer.is_due(py)
     }
 
@@ -84,18 +87,22 @@ impl DeliveryBuffer {
     ///     OverflowError: A count is negative or does not fit in 64 bits. Nothing was added.
     // A list and no other sequence: `range(2**50)` is one, and space would be made for all of it.
     fn add(&self, counts: &Bound<'_, PyDict>, latencies: &Bound<'_, PyList>) -> PyResult<()> {
-        let latencies =
-            latencies.iter().map(|latency| latency.extract()).collect::<PyResult<Vec<f64>>>()?;
-        let counts: Vec<(String, u64)> = counts.items().extract()?;
-        let counts = counts
-            .into_iter()
-            .map(|(status, count)| Ok((outcome_of(&status)?, count)))
-            .collect::<PyResult<Vec<_>>>()?;
-        let mut deliveries = self.buffer.lock();
-        for (outcome, count) in counts {
-            deliveries.add(outcome, count.into());
+        let py = counts.py();
+        let mut samples = Vec::new();
+        samples.try_reserve_exact(latencies.len()).map_err(|_| objects::no_memory(py))?;
+        for latency in latencies.iter().take(samples.capacity()) {
+            samples.push(latency.extract()?);
         }
-        deliveries.add_latencies(latencies);
+        let mut by_outcome = Deliveries::default();
+        for item in counts.as_mapping().items()? {
+            let (status, count): (Bound<'_, PyAny>, u64) = item.extract()?;
+            by_outcome.add(outcome_of(&status)?, count.into());
+        }
+        let mut deliveries = self.buffer.lock();
+        deliveries.add_latencies(&samples).or_memory_error(py)?;
+        for (outcome, count) in by_outcome.counts() {
+            deliveries.add(outcome, count);
+        }
         Ok(())
     }
 
@@ -117,29 +124,29 @@ impl DeliveryBuffer {
         let py = metrics.py();
         self.buffer.flush(py, |deliveries, sending| {
             let producer_name = Some(producer_name).filter(|name| !name.is_none());
-            let name_key = interned::PRODUCER_NAME.get(py);
-            let status_metric = interned::PRODUCE_STATUS.get(py);
+            let name_key = interned::PRODUCER_NAME.get(py)?;
+            let status_metric = interned::PRODUCE_STATUS.get(py)?;
             sending.each(
                 deliveries.counts(),
                 metrics,
                 &interned::INCREMENT,
                 |increment, (outcome, count)| {
-                    let tags = PyDict::new(py);
-                    tags.set_item(interned::STATUS.get(py), status_of(py, outcome))?;
+                    let tags = objects::dict(py)?;
+                    tags.set_item(interned::STATUS.get(py)?, status_of(py, outcome)?)?;
                     if let Some(name) = producer_name {
                         tags.set_item(&name_key, name)?;
                     }
-                    let count = PyInt::new(py, count);
+                    let count = objects::integer(py, count)?;
                     call_with_name_value_tags(increment, [&status_metric, &count, &tags])
                 },
             )?;
-            let no_name = interned::NO_PRODUCER_NAME.get(py);
+            let no_name = interned::NO_PRODUCER_NAME.get(py)?;
             let name = producer_name.unwrap_or(&no_name);
-            let latency_metric = interned::CALLBACK_LATENCY.get(py);
+            let latency_metric = interned::CALLBACK_LATENCY.get(py)?;
             sending.each(deliveries.latencies(), metrics, &interned::TIMING, |timing, seconds| {
-                let tags = PyDict::new(py);
+                let tags = objects::dict(py)?;
                 tags.set_item(&name_key, name)?;
-                let seconds = PyFloat::new(py, *seconds);
+                let seconds = objects::float(py, *seconds)?;
                 call_with_name_value_tags(timing, [&latency_metric, &seconds, &tags])
             })
         })
@@ -151,30 +158,25 @@ impl DeliveryBuffer {
     ///
     /// Returns:
     ///     Deliveries by status, and the seconds that they took.
-    fn drain<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Vec<f64>)> {
-        let deliveries = self.buffer.drain();
-        Ok((counts_by_status(py, deliveries.counts().collect())?, deliveries.latencies().to_vec()))
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        self.buffer.drain(py, mem::take, |deliveries| counts_and_latencies(py, deliveries))
     }
 
     /// Tell what is pending, without flushing it.
     ///
     /// Returns:
     ///     Deliveries by status, and the seconds that they took.
-    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Vec<f64>)> {
-        let deliveries = self.buffer.lock();
-        let counts: Vec<_> = deliveries.counts().collect();
-        let latencies = deliveries.latencies().to_vec();
-        drop(deliveries); // making a dict can run Python code
-        Ok((counts_by_status(py, counts)?, latencies))
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        counts_and_latencies(py, &self.buffer.snapshot(py, Deliveries::copy)?.contents)
     }
 
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let deliveries = self.buffer.lock();
-        let counts: Vec<_> = deliveries.counts().collect();
-        let (latencies, dropped) = (deliveries.latencies().len(), deliveries.dropped());
-        drop(deliveries);
-        let counts = counts_by_status(py, counts)?;
-        Ok(format!("<DeliveryBuffer counts={counts} latencies={latencies} dropped={dropped}>"))
+    fn __repr__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let deliveries = self.buffer.snapshot(py, Deliveries::copy)?.contents;
+        let counts = counts_by_status(py, &deliveries)?;
+        let latencies = objects::integer(py, deliveries.latencies().len() as i128)?;
+        let dropped = objects::integer(py, deliveries.dropped().into())?;
+        let fields = objects::tuple(py, [&counts, &latencies, &dropped])?;
+        interned::DELIVERY_BUFFER_REPR.get(py)?.rem(fields)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -182,12 +184,25 @@ impl DeliveryBuffer {
     }
 }
 
-fn counts_by_status(py: Python<'_>, counts: Vec<(Outcome, u128)>) -> PyResult<Bound<'_, PyDict>> {
-    counts.into_iter().map(|(outcome, count)| (status_of(py, outcome), count)).into_py_dict(py)
+fn counts_and_latencies<'py>(
+    py: Python<'py>,
+    deliveries: &Deliveries,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let counts = counts_by_status(py, deliveries)?;
+    let latencies = objects::floats(py, deliveries.latencies())?;
+    objects::tuple(py, [&counts, &latencies])
+}
+
+fn counts_by_status<'py>(py: Python<'py>, deliveries: &Deliveries) -> PyResult<Bound<'py, PyDict>> {
+    let counts = objects::dict(py)?;
+    for (outcome, count) in deliveries.counts() {
+        counts.set_item(status_of(py, outcome)?, objects::integer(py, count)?)?;
+    }
+    Ok(counts)
 }
 
 /// What arroyo calls an outcome.
-fn status_of(py: Python<'_>, outcome: Outcome) -> Bound<'_, PyString> {
+fn status_of(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyString>> {
     match outcome {
         Outcome::Success => interned::SUCCESS.get(py),
         Outcome::Error => interned::ERROR.get(py),
@@ -195,13 +210,13 @@ fn status_of(py: Python<'_>, outcome: Outcome) -> Bound<'_, PyString> {
 }
 
 /// The outcome that arroyo calls `status`.
-fn outcome_of(status: &str) -> PyResult<Outcome> {
-    match status {
+fn outcome_of(status: &Bound<'_, PyAny>) -> PyResult<Outcome> {
+    match arguments::string("a status", status)?.to_str()? {
         "success" => Ok(Outcome::Success),
         "error" => Ok(Outcome::Error),
         other => {
-            let message = format!("status must be 'success' or 'error', not {other:?}");
-            Err(PyValueError::new_err(message))
+            let message = format_args!("status must be 'success' or 'error', not {other:?}");
+            Err(objects::error::<PyValueError>(status.py(), message))
         }
     }
 }

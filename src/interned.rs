@@ -9,6 +9,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple};
 
+use crate::objects;
+
 macro_rules! interned_strings {
     ($($name:ident: $text:literal;)*) => {
         $(pub static $name: InternedString = InternedString { text: $text, string: OnceLock::new() };)*
@@ -31,12 +33,29 @@ interned_strings! {
     PRODUCER_NAME: "producer_name";
     NO_PRODUCER_NAME: "N/A";
     GET_EFFECTIVE_LEVEL: "getEffectiveLevel";
+    INDEX: "__index__";
+    FLOAT: "__float__";
+    NAME: "name";
+    VALUE: "value";
+    TAGS: "tags";
+    ENCODE: "encode";
+    UTF_8: "utf-8";
+    SURROGATEPASS: "surrogatepass";
+    MODULE_SYS: "sys";
+    IS_GIL_ENABLED: "_is_gil_enabled";
+    MODULE_PROCESSOR: "arroyo.processing.processor";
+    MODULE_METRICS: "arroyo.utils.metrics";
+    METRICS_FREQUENCY_SEC: "METRICS_FREQUENCY_SEC";
+    GET_METRICS: "get_metrics";
+    METRICS_BUFFER_REPR: "<%s timers=%r counters=%r>";
+    DELIVERY_BUFFER_REPR: "<DeliveryBuffer counts=%r latencies=%d dropped=%d>";
 }
 
 /// Makes all the strings.
 pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
     for interned in ALL {
-        interned.string.get_or_init(|| PyString::intern(py, interned.text).unbind());
+        let string = interned.get(py)?;
+        interned.string.get_or_init(|| string.unbind());
     }
     name_value_tags(py).map(drop)
 }
@@ -50,11 +69,10 @@ pub struct InternedString {
 impl InternedString {
     /// The string that was made at import.
     #[inline]
-    pub fn get<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+    pub fn get<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
         match self.string.get() {
-            Some(string) => string.bind(py).clone(),
-            // Unreachable after `init_at_import`. A panic here would abort the process.
-            None => PyString::intern(py, self.text),
+            Some(string) => Ok(string.bind(py).clone()),
+            None => objects::interned(py, self.text), // until `init_at_import` is done
         }
     }
 }
@@ -63,8 +81,8 @@ impl InternedString {
 pub fn name_value_tags(py: Python<'_>) -> PyResult<&Bound<'_, PyTuple>> {
     static NAMES: PyOnceLock<Py<PyTuple>> = PyOnceLock::new();
     let names = NAMES.get_or_try_init(py, || {
-        let names = ["name", "value", "tags"].map(|name| PyString::intern(py, name));
-        PyTuple::new(py, names).map(Bound::unbind)
+        let (name, value, tags) = (NAME.get(py)?, VALUE.get(py)?, TAGS.get(py)?);
+        objects::tuple(py, [&name, &value, &tags]).map(Bound::unbind)
     });
     names.map(|names| names.bind(py))
 }

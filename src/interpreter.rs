@@ -5,6 +5,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::interned::{self, InternedString};
+
 /// An attribute of a module that is loaded, also if only in part. `None` if there is no such module
 /// or attribute.
 ///
@@ -13,13 +15,13 @@ use pyo3::types::PyDict;
 /// What somebody's stand-in for the module raised.
 pub fn loaded<'py>(
     py: Python<'py>,
-    module: &str,
-    attribute: &str,
+    module: &InternedString,
+    attribute: &InternedString,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
     // SAFETY: the interpreter is attached, and has this dict for as long as it lives.
     let modules = unsafe { Bound::from_borrowed_ptr(py, ffi::PyImport_GetModuleDict()) };
-    match modules.cast_into::<PyDict>()?.get_item(module)? {
-        Some(module) => module.getattr_opt(attribute),
+    match modules.cast_into::<PyDict>()?.get_item(module.get(py)?)? {
+        Some(module) => module.getattr_opt(attribute.get(py)?),
         None => Ok(None),
     }
 }
@@ -31,7 +33,7 @@ pub fn loaded<'py>(
 /// What somebody's stand-in for `sys` raised.
 pub fn is_gil_enabled(py: Python<'_>) -> PyResult<bool> {
     // New in Python 3.13.
-    match loaded(py, "sys", "_is_gil_enabled")? {
+    match loaded(py, &interned::MODULE_SYS, &interned::IS_GIL_ENABLED)? {
         Some(is_gil_enabled) => is_gil_enabled.call0()?.is_truthy(),
         None => Ok(true),
     }

@@ -62,7 +62,7 @@ fn name_caller(record: &Bound<'_, PyAny>) -> PyResult<bool> {
 /// What a subclass of Python's logger raised.
 pub fn is_debug_enabled(py: Python<'_>) -> PyResult<bool> {
     const DEBUG: i64 = 10; // Python's logging.DEBUG
-    let level = python_logger(py)?.call_method0(interned::GET_EFFECTIVE_LEVEL.get(py))?;
+    let level = python_logger(py)?.call_method0(interned::GET_EFFECTIVE_LEVEL.get(py)?)?;
     Ok(level.extract::<i64>()? <= DEBUG)
 }
 

@@ -6,6 +6,7 @@
 
 use std::fmt::{self, Write};
 
+use arroyo_metrics_buffer_core::memory::OutOfMemory;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::type_object::PyTypeInfo;
@@ -17,6 +18,21 @@ pub fn no_memory(py: Python<'_>) -> PyErr {
     // SAFETY: the interpreter is attached. It sets the exception that `fetch` then takes.
     unsafe { ffi::PyErr_NoMemory() };
     PyErr::fetch(py)
+}
+
+/// What a lack of memory is to Python.
+pub trait OrMemoryError<T> {
+    /// # Errors
+    ///
+    /// MemoryError.
+    fn or_memory_error(self, py: Python<'_>) -> PyResult<T>;
+}
+
+impl<T> OrMemoryError<T> for Result<T, OutOfMemory> {
+    #[inline]
+    fn or_memory_error(self, py: Python<'_>) -> PyResult<T> {
+        self.map_err(|OutOfMemory| no_memory(py))
+    }
 }
 
 /// An exception of the class `E` with a message, or the one that came up while that was made.
@@ -110,17 +126,21 @@ pub fn floats<'py>(py: Python<'py>, values: &[f64]) -> PyResult<Bound<'py, PyLis
     Ok(list)
 }
 
-/// A `tuple` of two.
-pub fn pair<'py>(
-    first: &Bound<'py, PyAny>,
-    second: &Bound<'py, PyAny>,
+/// A `tuple`.
+pub fn tuple<'py, const N: usize>(
+    py: Python<'py>,
+    items: [&Bound<'py, PyAny>; N],
 ) -> PyResult<Bound<'py, PyTuple>> {
-    let py = first.py();
-    // SAFETY: the interpreter is attached, as `first` shows. Two references are given, as many as
-    // are announced, and it makes its own of them. The result is a new reference to a tuple, or
-    // null with an exception set.
+    #[allow(clippy::cast_possible_wrap)] // there are few
+    let length = N as ffi::Py_ssize_t;
+    // SAFETY: the interpreter is attached. The result is a new reference to a tuple, or null with
+    // an exception set. Nobody else has the tuple yet, whose `N` places are filled with new
+    // references.
     unsafe {
-        let pair = ffi::PyTuple_Pack(2, first.as_ptr(), second.as_ptr());
-        Ok(Bound::from_owned_ptr_or_err(py, pair)?.cast_into_unchecked())
+        let tuple = Bound::from_owned_ptr_or_err(py, ffi::PyTuple_New(length))?;
+        for (place, item) in (0..).zip(items) {
+            ffi::PyTuple_SET_ITEM(tuple.as_ptr(), place, item.clone().into_ptr());
+        }
+        Ok(tuple.cast_into_unchecked())
     }
 }

@@ -15,8 +15,9 @@ pub struct Settings {
     log_backend_errors: bool,
 }
 
-static SETTINGS: LazyLock<Shared<Settings>> =
-    LazyLock::new(|| Shared::new(Settings { clock: None, log_backend_errors: false }));
+static SETTINGS: LazyLock<Shared<Settings>> = LazyLock::new(|| {
+    Shared::new(Settings { clock: None, log_backend_errors: false }).expect("memory")
+});
 
 impl AtFork for Settings {}
 

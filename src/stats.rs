@@ -54,10 +54,10 @@ impl AtFork for BufferStats {
 
 /// The stats of all [`MetricsBuffer`](crate::metrics_buffer::MetricsBuffer)s.
 pub static CONSUMER: LazyLock<Shared<BufferStats>> =
-    LazyLock::new(|| Shared::new(BufferStats::default()));
+    LazyLock::new(|| Shared::new(BufferStats::default()).expect("memory"));
 /// The stats of all [`DeliveryBuffer`](crate::delivery_buffer::DeliveryBuffer)s.
 pub static PRODUCER: LazyLock<Shared<BufferStats>> =
-    LazyLock::new(|| Shared::new(BufferStats::default()));
+    LazyLock::new(|| Shared::new(BufferStats::default()).expect("memory"));
 
 /// Makes both. If they were made later, a child that is forked meanwhile would wait for ever.
 pub fn init_at_import() {

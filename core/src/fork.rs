@@ -3,14 +3,16 @@
 //!
 //! The handlers are `pthread_atfork`'s and not `os.register_at_fork`'s: they also run where a
 //! server forks from C and calls no Python before it. They don't touch Python, so it doesn't matter
-//! whether the forking thread is attached to the interpreter.
+//! whether the forking thread is attached to the interpreter. And they allocate nothing: nobody
+//! could be told that a fork can't be made safe.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::mem;
+use std::ptr::NonNull;
 
-use crate::lock::{ArcMutexGuard, Mutex, MutexGuard, mutex};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::lock::{Mutex, mutex};
+use crate::memory::OutOfMemory;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::global;
 
 /// A value behind a lock, of which the child of a fork gets a copy.
@@ -22,7 +24,9 @@ pub trait AtFork: Send + 'static {
 
 /// How many forks lie between this process and the one that loaded the module.
 ///
-/// If a thread reads another number than before, it is now the only thread of a child.
+/// If a thread reads another number than before, it is now the only thread of a child. A thread
+/// that has the lock of a [`Shared`](crate::shared::Shared) value is in no fork, so what it reads
+/// holds until it unlocks.
 pub fn generation() -> u64 {
     // Relaxed: it changes only while the process has a single thread.
     GENERATION.load(Ordering::Relaxed)
@@ -33,85 +37,125 @@ global! {
 }
 
 global! {
-    /// Every live lock by its number, which is the order in which a fork takes them.
-    static REGISTRY: Mutex<Registry> = mutex(BTreeMap::new());
+    /// Every live lock, in the order in which a fork takes them. The fork in progress holds this
+    /// lock too, from the handler before it to the handler after it.
+    static REGISTRY: Mutex<Vec<Entry>> = mutex(Vec::new());
 }
 
-type Registry = BTreeMap<u64, Arc<dyn RegisteredLock>>;
-
-/// A mutex, whatever it guards.
-trait RegisteredLock: Send + Sync {
-    fn acquire(self: Arc<Self>) -> Box<dyn HeldLock>;
+global! {
+    /// Whether a fork in progress holds the locks. Relaxed: `REGISTRY` is locked meanwhile.
+    static IS_HELD: AtomicBool = AtomicBool::new(false);
 }
 
-/// A mutex that a fork holds.
-trait HeldLock: Send {
-    fn after_fork_in_child(&mut self);
+struct Entry {
+    number: u64,
+    lock: NonNull<dyn RegisteredLock>,
 }
 
-impl<T: AtFork> RegisteredLock for Mutex<T> {
-    fn acquire(self: Arc<Self>) -> Box<dyn HeldLock> {
-        Box::new(self.lock_arc())
+// SAFETY: the pointer leads to a mutex, which any thread may use.
+unsafe impl Send for Entry {}
+
+impl Entry {
+    fn lock(&self) -> &dyn RegisteredLock {
+        // SAFETY: the owner of the registration keeps the mutex where it is until the entry is
+        // gone, as `register` asks, and that waits for whoever has the registry.
+        unsafe { self.lock.as_ref() }
     }
 }
 
-impl<T: AtFork> HeldLock for ArcMutexGuard<T> {
-    fn after_fork_in_child(&mut self) {
-        (**self).after_fork_in_child();
+/// A mutex, whatever it guards.
+trait RegisteredLock: Sync {
+    fn acquire(&self);
+
+    /// # Safety
+    ///
+    /// The calling thread has acquired the lock, and this is the child of a fork.
+    unsafe fn after_fork_in_child(&self);
+
+    /// # Safety
+    ///
+    /// The calling thread has acquired the lock.
+    unsafe fn release(&self);
+}
+
+impl<T: AtFork> RegisteredLock for Mutex<T> {
+    fn acquire(&self) {
+        mem::forget(self.lock());
+    }
+
+    unsafe fn after_fork_in_child(&self) {
+        // SAFETY: the value is this thread's alone, which has the lock.
+        unsafe { (*self.data_ptr()).after_fork_in_child() };
+    }
+
+    unsafe fn release(&self) {
+        // SAFETY: this thread has the lock, and its guard was forgotten.
+        unsafe { self.force_unlock() };
     }
 }
 
 /// While this exists, every fork takes the lock that is registered under this number.
-///
-/// Its owner keeps a reference to the lock until this is dropped. Otherwise the drop would free the
-/// lock and its contents, while the registry is locked.
 pub(crate) struct Registration(u64);
 
-pub(crate) fn register<T: AtFork>(mutex: Arc<Mutex<T>>) -> Registration {
+/// # Safety
+///
+/// The mutex stays where it is until the registration is dropped.
+///
+/// # Errors
+///
+/// [`OutOfMemory`].
+pub(crate) unsafe fn register<T: AtFork>(mutex: &Mutex<T>) -> Result<Registration, OutOfMemory> {
+    let lock: &dyn RegisteredLock = mutex;
     let mut registry = REGISTRY.lock();
-    let number = registry.last_key_value().map_or(0, |(last, _)| last + 1);
-    registry.insert(number, mutex);
-    Registration(number)
+    registry.try_reserve(1)?;
+    let number = registry.last().map_or(0, |last| last.number + 1);
+    registry.push(Entry { number, lock: NonNull::from(lock) });
+    Ok(Registration(number))
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        REGISTRY.lock().remove(&self.0);
+        let mut registry = REGISTRY.lock();
+        if let Ok(place) = registry.binary_search_by_key(&self.0, |entry| entry.number) {
+            registry.remove(place);
+        }
     }
-}
-
-/// All that a fork holds. When this is dropped, the locks are released in the order in which they
-/// were taken, and the registry after them: no other fork begins to take locks before all are free.
-struct HeldLocks {
-    locks: Vec<Box<dyn HeldLock>>,
-    _registry: MutexGuard<'static, Registry>,
-}
-
-global! {
-    /// What the fork in progress holds, from the handler before the fork to the handler after it.
-    /// The lock of this static is free at the moment of a fork: each handler that takes it also
-    /// releases it, and the next fork waits for that.
-    static HELD_BY_FORK: Mutex<Option<HeldLocks>> = mutex(None);
 }
 
 /// Runs before a fork: afterwards no other thread has a lock.
 pub fn before() {
     let registry = REGISTRY.lock();
-    let locks = registry.values().map(|lock| lock.clone().acquire()).collect();
-    *HELD_BY_FORK.lock() = Some(HeldLocks { locks, _registry: registry });
+    registry.iter().for_each(|entry| entry.lock().acquire());
+    mem::forget(registry);
+    IS_HELD.store(true, Ordering::Relaxed);
 }
 
 /// Runs in the parent after a fork.
 pub fn in_parent() {
-    drop(HELD_BY_FORK.lock().take());
+    release(|_| ());
 }
 
 /// Runs in the child after a fork.
 pub fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    let mut held = HELD_BY_FORK.lock().take();
-    for lock in held.iter_mut().flat_map(|held| &mut held.locks) {
-        lock.after_fork_in_child();
+    // SAFETY: `release` passes locks that this thread has acquired, and this is the child.
+    release(|lock| unsafe { lock.after_fork_in_child() });
+}
+
+/// Releases what `before` has acquired, in the same order, and the registry after all: no other
+/// fork begins to take locks before all are free.
+fn release(first: impl Fn(&dyn RegisteredLock)) {
+    if !IS_HELD.swap(false, Ordering::Relaxed) {
+        return; // the handlers were installed while this fork was made
+    }
+    // SAFETY: this thread has acquired the registry's lock and all that are in it, in `before`,
+    // and nothing can have changed the registry meanwhile.
+    unsafe {
+        for entry in &*REGISTRY.data_ptr() {
+            first(entry.lock());
+            entry.lock().release();
+        }
+        REGISTRY.force_unlock();
     }
 }
 

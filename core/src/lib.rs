@@ -1,13 +1,15 @@
 //! The core of the metrics buffers: plain Rust, which knows nothing of Python.
 //!
 //! There are no cycles between the modules. Each uses only some of those before it in this list:
-//! `sync`, [`lock`], [`fork`], [`shared`], [`throttle`], [`pending`], [`sums`], [`totals`],
-//! [`deliveries`].
+//! `sync`, [`lock`], [`memory`], [`fork`], [`shared`], [`throttle`], `put_back`, [`pending`],
+//! [`sums`], [`totals`], [`deliveries`].
 
 pub mod deliveries;
 pub mod fork;
 pub mod lock;
+pub mod memory;
 pub mod pending;
+mod put_back;
 pub mod shared;
 pub mod sums;
 mod sync;

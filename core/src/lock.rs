@@ -9,8 +9,6 @@ use crate::sync::{set, yield_now};
 pub type Mutex<T> = lock_api::Mutex<NeverParks, T>;
 /// What gives access to the value of a [`Mutex`].
 pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, NeverParks, T>;
-/// A guard that keeps its mutex alive.
-pub type ArcMutexGuard<T> = lock_api::ArcMutexGuard<NeverParks, T>;
 
 /// A mutex of `value`, unlocked.
 #[cfg(not(loom))]
@@ -46,8 +44,7 @@ unsafe impl lock_api::RawMutex for NeverParks {
     #[cfg(loom)]
     const INIT: Self = panic!("see mutex()");
 
-    // A fork's handlers keep guards in a static. Nothing here depends on the thread that unlocks.
-    type GuardMarker = lock_api::GuardSend;
+    type GuardMarker = lock_api::GuardNoSend;
 
     #[inline]
     fn lock(&self) {

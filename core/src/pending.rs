@@ -1,11 +1,12 @@
 //! What waits to be sent: swap, merge, put back.
 
 use std::cell::Cell;
-use std::iter;
 use std::mem;
 
 use crate::fork::{self, AtFork};
 use crate::lock::MutexGuard;
+use crate::memory::OutOfMemory;
+use crate::put_back::{Place, Queue};
 use crate::shared::Shared;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{global, per_thread};
@@ -14,17 +15,22 @@ use crate::throttle::Throttle;
 /// What a buffer accumulates between two flushes: entries, each of which is sent by one call of the
 /// backend.
 pub trait Contents: AtFork + Default {
-    /// What a merge leaves over, for the caller to drop outside the lock.
-    type Leftover: Send;
-
     /// How many entries there are.
     fn entries(&self) -> usize;
 
     /// Forgets the first `count` entries in the order of sending, or all if there are fewer.
     fn forget_first(&mut self, count: usize);
 
-    /// Puts `newer` behind these.
-    fn merge(&mut self, newer: Self) -> Self::Leftover;
+    /// Makes room for what `newer` has.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    fn reserve_for(&mut self, newer: &Self) -> Result<(), OutOfMemory>;
+
+    /// Puts `newer`, for which there is room, behind these. What is left in it is the caller's to
+    /// drop, outside the lock.
+    fn merge(&mut self, newer: &mut Self);
 
     /// How many samples had to be dropped since the last flush that succeeded.
     fn dropped(&self) -> u64 {
@@ -42,6 +48,9 @@ pub trait Contents: AtFork + Default {
 /// They may be divided into shards. Each thread adds to one of them, so threads that add at the
 /// same time write to different memory. A flush takes all shards, one after the other.
 pub struct Pending<C: Contents> {
+    /// What was put back, until there is memory to merge it into the first shard. Who needs both
+    /// locks takes this one first.
+    put_back: Shared<Queue<C>>,
     first: Shared<C>,
     others: Box<[Shared<C>]>,
     throttle: Throttle,
@@ -49,19 +58,33 @@ pub struct Pending<C: Contents> {
 
 impl<C: Contents> Pending<C> {
     /// Empty contents, last flushed at `now`. Both in seconds.
-    pub fn new(flush_interval: f64, now: f64) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    pub fn new(flush_interval: f64, now: f64) -> Result<Self, OutOfMemory> {
         Self::sharded(1, flush_interval, now)
     }
 
     /// As [`new`](Self::new), with `shards` shards, rounded up to a power of two. That many threads
     /// can add at the same time; more threads share shards.
-    pub fn sharded(shards: usize, flush_interval: f64, now: f64) -> Self {
-        let shard = || Shared::new(C::default());
-        Self {
-            first: shard(),
-            others: iter::repeat_with(shard).take(shards.next_power_of_two() - 1).collect(),
-            throttle: Throttle::new(flush_interval, now),
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    pub fn sharded(shards: usize, flush_interval: f64, now: f64) -> Result<Self, OutOfMemory> {
+        let put_back = Shared::new(Queue::default())?; // before the first shard, as a fork locks it
+        let mut others = Vec::new();
+        others.try_reserve_exact(shards.next_power_of_two() - 1)?;
+        while others.len() < others.capacity() {
+            others.push(Shared::new(C::default())?);
         }
+        Ok(Self {
+            put_back,
+            first: Shared::new(C::default())?,
+            others: others.into_boxed_slice(),
+            throttle: Throttle::new(flush_interval, now),
+        })
     }
 
     /// What the calling thread adds to. See [`Shared::lock`] for what may be done meanwhile.
@@ -83,32 +106,93 @@ impl<C: Contents> Pending<C> {
         &self.throttle
     }
 
-    /// Takes all there is, which from now on is the caller's to send or to put back.
-    pub fn take(&self) -> Taken<C> {
-        self.collect(mem::take)
+    /// Takes all there is, which from now on is the caller's to send or to put back. What can't be
+    /// taken without memory stays pending.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`], and then nothing was taken.
+    pub fn take(&self) -> Result<Taken<C>, OutOfMemory> {
+        self.take_part(mem::take)
+    }
+
+    /// As [`take`](Self::take), but of each shard what `part` takes of it.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`], and then nothing was taken.
+    pub fn take_part(&self, part: impl Fn(&mut C) -> C) -> Result<Taken<C>, OutOfMemory> {
+        let mut taken = Taken::new(self.others.len())?;
+        self.merge_put_back(&mut self.put_back.lock(), &mut taken.leftovers);
+        taken.contents = part(&mut self.first.lock());
+        for shard in &self.others {
+            let mut shard = shard.lock();
+            if taken.contents.reserve_for(&shard).is_ok() {
+                let mut more = part(&mut shard);
+                drop(shard);
+                taken.contents.merge(&mut more);
+                taken.leftovers.push(more);
+            }
+        }
+        Ok(taken)
     }
 
     /// What [`take`](Self::take) would take, with a copy of each shard made by `copy`.
-    pub fn snapshot(&self, copy: impl Fn(&C) -> C) -> Taken<C> {
-        self.collect(|contents| copy(contents))
-    }
-
-    fn collect(&self, from: impl Fn(&mut C) -> C) -> Taken<C> {
-        let generation = fork::generation();
-        let mut contents = from(&mut self.first.lock());
-        let mut leftovers = Vec::new();
-        for shard in &self.others {
-            let more = from(&mut shard.lock());
-            leftovers.push(contents.merge(more));
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    pub fn snapshot(
+        &self,
+        copy: impl Fn(&C) -> Result<C, OutOfMemory>,
+    ) -> Result<Taken<C>, OutOfMemory> {
+        let mut taken = Taken::new(self.others.len())?;
+        if !self.merge_put_back(&mut self.put_back.lock(), &mut taken.leftovers) {
+            return Err(OutOfMemory);
         }
-        Taken { contents, _leftovers: leftovers, generation }
+        taken.contents = copy(&self.first.lock())?;
+        for shard in &self.others {
+            let mut more = copy(&shard.lock())?;
+            taken.contents.reserve_for(&more)?;
+            taken.contents.merge(&mut more);
+            taken.leftovers.push(more);
+        }
+        Ok(taken)
     }
 
-    /// Puts back what could not be sent, before what has come since.
-    pub fn put_back(&self, unsent: C) -> C::Leftover {
-        let mut contents = self.first.lock();
-        let newer = mem::replace(&mut *contents, unsent);
-        contents.merge(newer)
+    /// Puts back what could not be sent, before what has come since. It needs no memory.
+    ///
+    /// If the process has forked since it was taken and this is the child, it is the parent's, and
+    /// stays in `taken`. What is in there afterwards is the caller's to drop.
+    pub fn put_back(&self, taken: &mut Taken<C>) {
+        let Some(mut place) = taken.place.take() else { return };
+        mem::swap(&mut place.contents, &mut taken.contents);
+        let mut put_back = self.put_back.lock();
+        if taken.belongs_to_parent() {
+            mem::swap(&mut place.contents, &mut taken.contents);
+            return;
+        }
+        put_back.push(place);
+        self.merge_put_back(&mut put_back, &mut taken.leftovers);
+    }
+
+    /// Merges what was put back into the first shard, as far as there is memory for that, and tells
+    /// whether that was all. What is left over of it is added to `leftovers`.
+    fn merge_put_back(&self, put_back: &mut Queue<C>, leftovers: &mut Vec<C>) -> bool {
+        while let Some(older) = put_back.first() {
+            let mut first = self.first.lock();
+            // Who flushes needs the room for leftovers of the other shards.
+            if older.reserve_for(&first).is_err()
+                || leftovers.try_reserve(1 + self.others.len()).is_err()
+            {
+                return false;
+            }
+            mem::swap(&mut *first, older);
+            first.merge(older);
+            leftovers.push(mem::take(older));
+            put_back.pop();
+        }
+        true
     }
 }
 
@@ -135,11 +219,25 @@ pub struct Taken<C: Contents> {
     /// What to send.
     pub contents: C,
     /// For the caller to drop with the rest, outside the locks.
-    _leftovers: Vec<C::Leftover>,
+    leftovers: Vec<C>,
+    /// For what has to be put back.
+    place: Option<Box<Place<C>>>,
     generation: u64,
 }
 
 impl<C: Contents> Taken<C> {
+    /// Nothing yet, and room for so many leftovers.
+    fn new(leftovers: usize) -> Result<Self, OutOfMemory> {
+        let mut taken = Self {
+            contents: C::default(),
+            leftovers: Vec::new(),
+            place: Some(Place::new()?),
+            generation: fork::generation(),
+        };
+        taken.leftovers.try_reserve_exact(leftovers)?;
+        Ok(taken)
+    }
+
     /// Whether the process forked meanwhile and this is the child: then the contents are the
     /// parent's to send.
     #[inline]

@@ -1,11 +1,13 @@
 //! Running totals by name, in order of first touch.
 
+use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
 use std::ops::Add;
 
 use foldhash::fast::FixedState;
-use indexmap::map::Entry;
 use indexmap::{Equivalent, IndexMap};
+
+use crate::memory::{OutOfMemory, boxed_slice};
 
 /// How many names are looked for by identity before the hash is asked. arroyo passes interned
 /// literals: at most 7 timers and 6 counters in each of the Makefile's `RELEASES`.
@@ -36,6 +38,27 @@ impl Total for i128 {
 #[derive(Debug, PartialEq, Eq)]
 pub struct OutOfRange;
 
+/// Why an increment was not made.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotAdded {
+    /// [`OutOfRange`].
+    OutOfRange,
+    /// [`OutOfMemory`]: there is no room for a new name.
+    OutOfMemory,
+}
+
+impl From<OutOfRange> for NotAdded {
+    fn from(OutOfRange: OutOfRange) -> Self {
+        Self::OutOfRange
+    }
+}
+
+impl From<OutOfMemory> for NotAdded {
+    fn from(OutOfMemory: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
 /// Totals of one kind by name.
 ///
 /// A name is an object with a text. Its address alone is compared first; equal addresses mean equal
@@ -48,7 +71,7 @@ pub struct Sums<N, V> {
 }
 
 /// What a name is found by. Its text is owned in the table, and borrowed in what is looked for.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Key<T> {
     address: usize,
     text: T,
@@ -127,48 +150,68 @@ impl<N, V: Total> Sums<N, V> {
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`], and then the total is as before.
+    /// [`NotAdded`], and then all totals are as before.
     pub fn add(
         &mut self,
         text: &[u8],
         address: usize,
         name: impl FnOnce() -> N,
         delta: V,
-    ) -> Result<(), OutOfRange> {
+    ) -> Result<(), NotAdded> {
         if self.add_by_text(text, address, delta)? {
             return Ok(());
         }
         let total = sum(V::default(), delta)?;
-        let key = Key { address, text: text.into() };
+        let key = Key { address, text: boxed_slice(text.iter().copied())? };
+        self.by_name.try_reserve(1).map_err(OutOfMemory::from)?;
         self.by_name.insert(key, Sum { name: name(), total });
         Ok(())
     }
 
-    /// Adds the totals of `newer` to these, which were touched first, and returns the names that
-    /// both had: they are the caller's to drop, outside the lock.
-    pub fn merge(&mut self, newer: Self) -> Vec<N> {
-        let mut duplicates = Vec::new();
-        for (key, sum) in newer.by_name {
-            match self.by_name.entry(key) {
-                Entry::Occupied(mut older) => {
-                    let total = &mut older.get_mut().total;
-                    *total = *total + sum.total;
-                    duplicates.push(sum.name);
-                }
-                Entry::Vacant(place) => {
-                    place.insert(sum);
-                }
+    /// Makes room for what `newer` has and these have not.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    pub fn reserve_for(&mut self, newer: &Self) -> Result<(), OutOfMemory> {
+        let at_most = self.by_name.try_reserve(newer.len());
+        Ok(at_most.or_else(|_| {
+            let is_missing = |name: &&Key<_>| !self.by_name.contains_key(*name);
+            let missing = newer.by_name.keys().filter(is_missing).count();
+            self.by_name.try_reserve(missing)
+        })?)
+    }
+
+    /// Adds the totals of `newer` to these, which were touched first and for which
+    /// [`reserve_for`](Self::reserve_for) has made room. Names that both have stay in `newer`: they
+    /// are the caller's to drop, outside the lock.
+    pub fn merge(&mut self, newer: &mut Self) {
+        let these = RefCell::new(&mut self.by_name);
+        let is_new = |name: &Key<_>, newer: &mut Sum<N, V>| match these.borrow_mut().get_mut(name) {
+            Some(older) => {
+                older.total = older.total + newer.total;
+                false
             }
+            None => true,
+        };
+        for (name, sum) in newer.by_name.extract_if(.., is_new) {
+            these.borrow_mut().insert(name, sum);
         }
-        duplicates
     }
 
     /// The same totals, with names that `name` makes of these.
-    #[must_use]
-    pub fn copy(&self, name: impl Fn(&N) -> N) -> Self {
-        let copy = |sum: &Sum<N, V>| Sum { name: name(&sum.name), total: sum.total };
-        let sums = self.by_name.iter().map(|(key, sum)| (key.clone(), copy(sum)));
-        Self { by_name: sums.collect() }
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    pub fn copy(&self, name: impl Fn(&N) -> N) -> Result<Self, OutOfMemory> {
+        let mut copy = Self::default();
+        copy.by_name.try_reserve(self.len())?;
+        for (key, sum) in &self.by_name {
+            let key = Key { address: key.address, text: boxed_slice(key.text.iter().copied())? };
+            copy.by_name.insert(key, Sum { name: name(&sum.name), total: sum.total });
+        }
+        Ok(copy)
     }
 
     /// Names and totals in order of first touch.

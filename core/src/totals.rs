@@ -3,6 +3,7 @@
 use std::mem;
 
 use crate::fork::AtFork;
+use crate::memory::OutOfMemory;
 use crate::pending::Contents;
 use crate::sums::Sums;
 
@@ -23,15 +24,16 @@ impl<N> Default for Totals<N> {
 
 impl<N> Totals<N> {
     /// The same totals, with names that `name` makes of these.
-    #[must_use]
-    pub fn copy(&self, name: impl Fn(&N) -> N) -> Self {
-        Self { timers: self.timers.copy(&name), counters: self.counters.copy(&name) }
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    pub fn copy(&self, name: impl Fn(&N) -> N) -> Result<Self, OutOfMemory> {
+        Ok(Self { timers: self.timers.copy(&name)?, counters: self.counters.copy(&name)? })
     }
 }
 
 impl<N: Send + 'static> Contents for Totals<N> {
-    type Leftover = Vec<N>;
-
     fn entries(&self) -> usize {
         self.timers.len() + self.counters.len()
     }
@@ -43,10 +45,14 @@ impl<N: Send + 'static> Contents for Totals<N> {
         self.counters.forget_first(count.saturating_sub(timers));
     }
 
-    fn merge(&mut self, newer: Self) -> Vec<N> {
-        let mut leftover = self.timers.merge(newer.timers);
-        leftover.extend(self.counters.merge(newer.counters));
-        leftover
+    fn reserve_for(&mut self, newer: &Self) -> Result<(), OutOfMemory> {
+        self.timers.reserve_for(&newer.timers)?;
+        self.counters.reserve_for(&newer.counters)
+    }
+
+    fn merge(&mut self, newer: &mut Self) {
+        self.timers.merge(&mut newer.timers);
+        self.counters.merge(&mut newer.counters);
     }
 }
 

@@ -11,7 +11,7 @@ use proptest::sample::Index;
 /// What a backend is sent, in order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Entry {
-    Count(Outcome, u128),
+    Count(Outcome, i128),
     Latency(f64),
 }
 
@@ -20,7 +20,7 @@ fn entries(deliveries: &Deliveries) -> Vec<Entry> {
     counts.chain(deliveries.latencies().iter().copied().map(Entry::Latency)).collect()
 }
 
-fn count(entries: &[Entry], of: Outcome) -> u128 {
+fn count(entries: &[Entry], of: Outcome) -> i128 {
     let of_outcome = |entry: &Entry| match *entry {
         Entry::Count(outcome, count) if outcome == of => count,
         _ => 0,
@@ -38,7 +38,7 @@ fn latencies(entries: &[Entry]) -> Vec<f64> {
 
 fn full() -> Deliveries {
     let mut deliveries = Deliveries::default();
-    deliveries.add_latencies(vec![0.0; MAX_LATENCIES]);
+    deliveries.add_latencies(&vec![0.0; MAX_LATENCIES]).unwrap();
     deliveries
 }
 
@@ -46,9 +46,9 @@ fn full() -> Deliveries {
 fn counts_come_first_in_the_order_of_first_touch_then_latencies() {
     let recorded = || {
         let mut deliveries = Deliveries::default();
-        deliveries.record(Outcome::Error, Some(0.25));
-        deliveries.record(Outcome::Success, None);
-        deliveries.record(Outcome::Error, Some(0.5));
+        deliveries.record(Outcome::Error, Some(0.25)).unwrap();
+        deliveries.record(Outcome::Success, None).unwrap();
+        deliveries.record(Outcome::Error, Some(0.5)).unwrap();
         deliveries
     };
     let (error, success) = (Entry::Count(Outcome::Error, 2), Entry::Count(Outcome::Success, 1));
@@ -64,8 +64,8 @@ fn counts_come_first_in_the_order_of_first_touch_then_latencies() {
 #[test]
 fn a_sample_past_the_bound_is_dropped_and_counted_but_not_its_outcome() {
     let mut deliveries = full();
-    deliveries.record(Outcome::Success, Some(1.0));
-    deliveries.record(Outcome::Success, Some(1.0));
+    deliveries.record(Outcome::Success, Some(1.0)).unwrap();
+    deliveries.record(Outcome::Success, Some(1.0)).unwrap();
     assert_eq!(deliveries.latencies().len(), MAX_LATENCIES);
     assert_eq!((count(&entries(&deliveries), Outcome::Success), deliveries.dropped()), (2, 2));
 }
@@ -74,11 +74,12 @@ fn a_sample_past_the_bound_is_dropped_and_counted_but_not_its_outcome() {
 fn what_is_put_back_comes_first_and_what_has_no_room_behind_it_is_dropped_and_counted() {
     let mut older = full();
     older.forget_first(1);
-    older.record(Outcome::Success, None);
+    older.record(Outcome::Success, None).unwrap();
     let mut newer = Deliveries::default();
-    newer.add_latencies(vec![1.0; MAX_LATENCIES]);
-    newer.record(Outcome::Error, Some(1.0));
-    older.merge(newer);
+    newer.add_latencies(&vec![1.0; MAX_LATENCIES]).unwrap();
+    newer.record(Outcome::Error, Some(1.0)).unwrap();
+    older.reserve_for(&newer).unwrap();
+    older.merge(&mut newer);
     assert_eq!(older.latencies()[MAX_LATENCIES - 2..], [0.0, 1.0]);
     // One of the newer was dropped before, one found room.
     assert_eq!(older.dropped(), MAX_LATENCIES as u64);
@@ -92,30 +93,30 @@ proptest! {
     fn any_outage_delays_and_never_changes_what_is_sent(
         rounds in vec((vec((any::<bool>(), 0..1000_u16), 0..5), any::<bool>(), any::<Index>()), 0..50)
     ) {
-        let pending = Pending::<Deliveries>::new(1.0, 0.0);
+        let pending = Pending::<Deliveries>::new(1.0, 0.0).unwrap();
         let (mut in_flight, mut sent) = (Vec::new(), Vec::new());
         let (mut made, mut samples) = ([0, 0], Vec::new());
         for (records, begins, accepted) in rounds {
             for (succeeds, millis) in records {
                 let (outcome, latency) = (outcome_of(succeeds), f64::from(millis));
-                pending.lock().record(outcome, Some(latency));
+                pending.lock().record(outcome, Some(latency)).unwrap();
                 made[usize::from(succeeds)] += 1;
                 samples.push(latency);
             }
             if begins {
-                in_flight.push(pending.take());
+                in_flight.push(pending.take().unwrap());
             } else if let Some(mut taken) = in_flight.pop() {
                 let mut entries = entries(&taken.contents);
                 entries.truncate(accepted.index(entries.len() + 1));
                 taken.contents.forget_first(entries.len());
                 sent.extend(entries);
-                pending.put_back(taken.contents);
+                pending.put_back(&mut taken);
             }
         }
         for taken in in_flight {
             sent.extend(entries(&taken.contents));
         }
-        sent.extend(entries(&pending.take().contents));
+        sent.extend(entries(&pending.take().unwrap().contents));
         prop_assert_eq!([count(&sent, Outcome::Error), count(&sent, Outcome::Success)], made);
         let mut arrived = latencies(&sent);
         arrived.sort_by(f64::total_cmp);
@@ -131,19 +132,20 @@ fn outcome_of(succeeds: bool) -> Outcome {
 #[test]
 fn whatever_threads_record_send_and_put_back_is_sent_once() {
     const RECORDS: u32 = 50_000;
-    let pending = Pending::<Deliveries>::new(1.0, 0.0);
+    let pending = Pending::<Deliveries>::new(1.0, 0.0).unwrap();
     let record = |succeeds| {
-        (0..RECORDS).for_each(|i| pending.lock().record(outcome_of(succeeds), Some(f64::from(i))));
+        (0..RECORDS)
+            .for_each(|i| pending.lock().record(outcome_of(succeeds), Some(f64::from(i))).unwrap());
     };
     let flush = || {
         let mut sent = Vec::new();
         for flushes in 0..500 {
-            let mut taken = pending.take();
+            let mut taken = pending.take().unwrap();
             let mut entries = entries(&taken.contents);
             entries.truncate(if flushes % 2 == 0 { 1 } else { entries.len() });
             taken.contents.forget_first(entries.len());
             sent.extend(entries);
-            pending.put_back(taken.contents);
+            pending.put_back(&mut taken);
             thread::yield_now();
         }
         sent
@@ -155,9 +157,9 @@ fn whatever_threads_record_send_and_put_back_is_sent_once() {
         let flushers = [(); 2].map(|()| scope.spawn(flush));
         flushers.map(|flusher| flusher.join().unwrap()).concat()
     });
-    sent.extend(entries(&pending.take().contents));
-    assert_eq!(count(&sent, Outcome::Success), u128::from(RECORDS));
-    assert_eq!(count(&sent, Outcome::Error), u128::from(RECORDS));
+    sent.extend(entries(&pending.take().unwrap().contents));
+    assert_eq!(count(&sent, Outcome::Success), i128::from(RECORDS));
+    assert_eq!(count(&sent, Outcome::Error), i128::from(RECORDS));
     let mut arrived = latencies(&sent);
     arrived.sort_by(f64::total_cmp);
     let twice = (0..RECORDS).flat_map(|i| [f64::from(i); 2]);

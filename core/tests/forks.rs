@@ -133,23 +133,24 @@ fn in_two_threads(body: &(dyn Fn() + Sync)) {
 /// What a child may expect of every buffer that its parent had.
 fn starts_empty_and_works(buffers: &[Pending<Totals>]) {
     for buffer in buffers {
-        let pending = || count(&buffer.snapshot(|totals| totals.copy(|name| name)).contents);
+        let pending =
+            || count(&buffer.snapshot(|totals| totals.copy(|name| name)).unwrap().contents);
         assert_eq!(pending(), 0);
         in_two_threads(&|| {
             add(buffer, "child");
         });
         assert_eq!(pending(), 2);
     }
-    let own = Pending::new(1.0, 0.0);
+    let own = Pending::new(1.0, 0.0).unwrap();
     add(&own, "child");
-    assert_eq!(count(&own.take().contents), 1);
+    assert_eq!(count(&own.take().unwrap().contents), 1);
 }
 
 #[test]
 fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing() {
     const FORKS: u32 = 200;
     in_time(3 * CHILD_TIMEOUT, || {
-        let buffers = Arc::new([1, 2, 8].map(|shards| Pending::sharded(shards, 1.0, 0.0)));
+        let buffers = Arc::new([1, 2, 8].map(|shards| Pending::sharded(shards, 1.0, 0.0).unwrap()));
         let stop = AtomicBool::new(false);
         let until_stopped = |step: &dyn Fn() -> i128| {
             let mut sum = 0;
@@ -159,13 +160,13 @@ fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing
             sum
         };
         let adding = || until_stopped(&|| buffers.iter().map(|buffer| add(buffer, "parent")).sum());
-        let taken = |buffer: &Pending<Totals>| count(&buffer.take().contents);
+        let taken = |buffer: &Pending<Totals>| count(&buffer.take().unwrap().contents);
         let sending = || until_stopped(&|| buffers.iter().map(taken).sum());
-        let making_buffers = || until_stopped(&|| taken(&Pending::new(1.0, 0.0)));
+        let making_buffers = || until_stopped(&|| taken(&Pending::new(1.0, 0.0).unwrap()));
         let forking = |buffers: Arc<[Pending<Totals>; 3]>| {
             let generation = fork::generation();
             for _ in 0..FORKS {
-                let taken = buffers[0].take();
+                let mut taken = buffers[0].take().unwrap();
                 in_a_child(CHILD_TIMEOUT, || {
                     assert_eq!(fork::generation(), generation + 1);
                     assert!(taken.belongs_to_parent());
@@ -174,11 +175,11 @@ fn a_fork_at_any_moment_leaves_a_child_that_works_and_a_parent_that_lost_nothing
                         assert_eq!(fork::generation(), generation + 2);
                         starts_empty_and_works(&*buffers);
                     });
-                    assert_eq!(count(&buffers[0].take().contents), 2);
+                    assert_eq!(count(&buffers[0].take().unwrap().contents), 2);
                 });
                 assert_eq!(fork::generation(), generation);
                 assert!(!taken.belongs_to_parent());
-                buffers[0].put_back(taken.contents);
+                buffers[0].put_back(&mut taken);
             }
         };
         let (made, sent) = thread::scope(|scope| {
@@ -211,7 +212,7 @@ fn no_child_waits_for_a_thread_that_it_lacks() {
     const ADDS: u32 = 300;
     let forks = env::var("FORKS").map_or(10_000, |forks| forks.parse().expect("a number"));
     in_time(CHILD_TIMEOUT + Duration::from_millis(20) * forks, move || {
-        let buffers = Arc::new([(); 2].map(|()| Pending::new(1.0, 0.0)));
+        let buffers = Arc::new([(); 2].map(|()| Pending::new(1.0, 0.0).unwrap()));
         let forking = |buffers: Arc<[Pending<Totals>; 2]>| {
             for _ in 0..forks / FORKERS {
                 let child = thread::scope(|scope| {
@@ -229,7 +230,8 @@ fn no_child_waits_for_a_thread_that_it_lacks() {
                 scope.spawn(move || forking(buffers));
             }
         });
-        let added = buffers.iter().map(|buffer| count(&buffer.take().contents)).sum::<i128>();
+        let added =
+            buffers.iter().map(|buffer| count(&buffer.take().unwrap().contents)).sum::<i128>();
         assert_eq!(added, i128::from(forks / FORKERS * FORKERS * ADDERS * ADDS));
     });
 }
@@ -253,7 +255,7 @@ impl Drop for OwnersName {
 #[test]
 fn a_child_frees_no_name_of_its_parent() {
     in_time(3 * CHILD_TIMEOUT, || {
-        let pending = Pending::<totals::Totals<_>>::new(1.0, 0.0);
+        let pending = Pending::<totals::Totals<_>>::new(1.0, 0.0).unwrap();
         pending.lock().timers.add(b"timer", 0, OwnersName::new, 1.0).expect("timers have no range");
         pending.lock().counters.add(b"counter", 0, OwnersName::new, 1).expect("in range");
         in_a_child(CHILD_TIMEOUT, || assert!(pending.lock().entries() == 0));
@@ -265,11 +267,11 @@ fn a_child_frees_no_name_of_its_parent() {
 fn a_buffer_that_is_dropped_during_a_fork_is_freed_by_its_owner() {
     in_time(3 * CHILD_TIMEOUT, || {
         // A fork is long enough with them for others to drop buffers during it.
-        let _many = [(); 1000].map(|()| Pending::<Totals>::new(1.0, 0.0));
+        let _many = [(); 1000].map(|()| Pending::<Totals>::new(1.0, 0.0).unwrap());
         let forking = AtomicBool::new(true);
         let make_and_drop = || {
             while forking.load(Ordering::Relaxed) {
-                let buffer = Pending::<totals::Totals<_>>::new(1.0, 0.0);
+                let buffer = Pending::<totals::Totals<_>>::new(1.0, 0.0).unwrap();
                 let added = buffer.lock().timers.add(b"timer", 0, OwnersName::new, 1.0);
                 added.expect("timers have no range");
             }
@@ -296,7 +298,7 @@ impl AtFork for Inherited {}
 #[test]
 fn a_child_inherits_what_does_not_empty_itself() {
     in_time(3 * CHILD_TIMEOUT, || {
-        let shared = Shared::new(Inherited(7));
+        let shared = Shared::new(Inherited(7)).unwrap();
         in_a_child(CHILD_TIMEOUT, || assert_eq!(shared.lock().0, 7));
         assert_eq!(shared.lock().0, 7);
     });
@@ -306,7 +308,7 @@ fn a_child_inherits_what_does_not_empty_itself() {
 fn a_buffer_that_is_dropped_is_not_kept_for_forks_to_come() {
     in_time(3 * CHILD_TIMEOUT, || {
         let name = Arc::new(());
-        let pending = Pending::<totals::Totals<_>>::new(1.0, 0.0);
+        let pending = Pending::<totals::Totals<_>>::new(1.0, 0.0).unwrap();
         let added = pending.lock().counters.add(b"name", 0, || name.clone(), 1);
         added.expect("in range");
         drop(pending);

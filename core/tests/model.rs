@@ -7,11 +7,11 @@
 #![cfg(loom)]
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arroyo_metrics_buffer_core::fork::{self, AtFork};
+use arroyo_metrics_buffer_core::memory::OutOfMemory;
 use arroyo_metrics_buffer_core::pending::{Contents, Pending};
 use arroyo_metrics_buffer_core::shared::Shared;
 use arroyo_metrics_buffer_core::totals;
@@ -45,8 +45,6 @@ impl Watched {
 }
 
 impl Contents for Watched {
-    type Leftover = Vec<&'static str>;
-
     fn entries(&self) -> usize {
         self.with(Totals::entries)
     }
@@ -55,22 +53,29 @@ impl Contents for Watched {
         self.with_mut(|totals| totals.forget_first(count));
     }
 
-    fn merge(&mut self, mut newer: Self) -> Self::Leftover {
-        let newer = newer.with_mut(mem::take);
-        self.with_mut(|totals| totals.merge(newer))
+    fn reserve_for(&mut self, newer: &Self) -> Result<(), OutOfMemory> {
+        self.with_mut(|totals| newer.with(|newer| totals.reserve_for(newer)))
+    }
+
+    fn merge(&mut self, newer: &mut Self) {
+        newer.with_mut(|newer| self.with_mut(|totals| totals.merge(newer)));
     }
 }
 
 impl AtFork for Watched {
     fn after_fork_in_child(&mut self) {
-        LEFT_TO_PARENT.lock().unwrap().push(self.counts().into_iter().collect());
+        leave_to_parent(self);
         self.with_mut(Totals::after_fork_in_child);
     }
 }
 
 loom::lazy_static! {
-    /// What `after_fork_in_child` found.
+    /// What a child found of its parent's.
     static ref LEFT_TO_PARENT: Mutex<Vec<Account>> = Mutex::new(Vec::new());
+}
+
+fn leave_to_parent(contents: &Watched) {
+    LEFT_TO_PARENT.lock().unwrap().push(contents.counts().into_iter().collect());
 }
 
 /// Explores a model and says how many executions that took.
@@ -87,7 +92,7 @@ fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
 }
 
 fn buffer(shards: usize) -> Buffer {
-    Arc::new(Pending::sharded(shards, 1.0, 0.0))
+    Arc::new(Pending::sharded(shards, 1.0, 0.0).unwrap())
 }
 
 /// Counts 1 in the shard of the calling thread.
@@ -98,14 +103,18 @@ fn add(buffer: &Pending<Watched>, name: &'static str) {
     added.expect("in range");
 }
 
-/// Flushes to a backend that accepts so many entries and then fails.
+/// Flushes to a backend that accepts so many entries and then fails. What is the parent's of a fork
+/// meanwhile is left to it.
 fn flush(buffer: &Pending<Watched>, accepts: usize) -> Account {
-    let mut taken = buffer.take().contents;
-    let entries = taken.entries();
-    let accepted = taken.counts().into_iter().take(accepts).collect();
+    let mut taken = buffer.take().unwrap();
+    let entries = taken.contents.entries();
+    let accepted = taken.contents.counts().into_iter().take(accepts).collect();
     if entries > accepts {
-        taken.forget_first(accepts);
-        buffer.put_back(taken);
+        taken.contents.forget_first(accepts);
+        buffer.put_back(&mut taken);
+        if taken.belongs_to_parent() {
+            leave_to_parent(&taken.contents);
+        }
     }
     accepted
 }
@@ -221,7 +230,7 @@ fn a_fork_waits_for_every_thread_and_holds_up_none_for_ever() {
             fork::before();
             fork::in_parent();
         });
-        let making = spawn(&buffer, |_| drop(Shared::new(Watched::default())));
+        let making = spawn(&buffer, |_| drop(Shared::new(Watched::default()).unwrap()));
         let adding = spawn(&buffer, |buffer| add(buffer, "a"));
         fork::before();
         fork::in_parent();
@@ -236,7 +245,7 @@ fn a_fork_waits_for_every_thread_and_holds_up_none_for_ever() {
 fn a_child_finds_every_lock_free_and_every_buffer_whole() {
     for shards in [1, 2] {
         explore(
-            &format!("1 thread forks, 2 add, 1 takes; as child, {shards} shard(s)"),
+            &format!("1 thread forks, 2 add, 1 fails and puts back; as child, {shards} shard(s)"),
             move || {
                 let buffer = buffer(shards);
                 let adders = ["a", "b"].map(|name| {
@@ -245,14 +254,13 @@ fn a_child_finds_every_lock_free_and_every_buffer_whole() {
                         add(buffer, name);
                     })
                 });
-                let taking = spawn(&buffer, |buffer| flush(buffer, ALL));
+                let failing = spawn(&buffer, |buffer| flush(buffer, 1));
                 let generation = fork::generation();
                 fork::before();
                 fork::in_child();
                 assert_eq!(fork::generation(), generation + 1);
-                assert_eq!(LEFT_TO_PARENT.lock().unwrap().len(), shards);
                 join(adders);
-                let mut all = vec![taking.join().unwrap(), flush(&buffer, ALL)];
+                let mut all = vec![failing.join().unwrap(), flush(&buffer, ALL)];
                 all.extend(LEFT_TO_PARENT.lock().unwrap().drain(..));
                 assert_eq!(sum(all), Account::from([("a", 2), ("b", 2)]));
             },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arroyo_metrics_buffer_core::pending::{Contents, Pending, Taken};
-use arroyo_metrics_buffer_core::sums::{OutOfRange, Sums, Total};
+use arroyo_metrics_buffer_core::sums::{NotAdded, Sums, Total};
 use arroyo_metrics_buffer_core::totals;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -108,7 +108,7 @@ impl Buffer {
     fn new() -> Self {
         let literals = (0..NAMES).map(|name| object(name, name)).collect();
         Self {
-            pending: Pending::new(1.0, 0.0),
+            pending: Pending::new(1.0, 0.0).unwrap(),
             in_flight: Vec::new(),
             sent: Vec::new(),
             literals,
@@ -125,7 +125,7 @@ impl Buffer {
         object(name, self.objects)
     }
 
-    fn add(&self, kind: Kind, name: &Name, delta: i128) -> Result<(), OutOfRange> {
+    fn add(&self, kind: Kind, name: &Name, delta: i128) -> Result<(), NotAdded> {
         match kind {
             Kind::Timer => {
                 let seconds = i32::try_from(delta).expect("whole seconds, and few");
@@ -141,7 +141,7 @@ impl Buffer {
         name: &Name,
         delta: V,
         sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
-    ) -> Result<(), OutOfRange> {
+    ) -> Result<(), NotAdded> {
         let address = Arc::as_ptr(name).addr();
         let known = sums(&mut self.pending.lock()).add_by_address(address, delta)?;
         if known {
@@ -152,7 +152,7 @@ impl Buffer {
     }
 
     fn take(&mut self) {
-        self.in_flight.push(self.pending.take());
+        self.in_flight.push(self.pending.take().unwrap());
     }
 
     fn put_back(&mut self, flush: Index, accepted: Index) {
@@ -163,7 +163,7 @@ impl Buffer {
         let accepted = accepted.index(taken.contents.entries() + 1);
         self.sent.extend(entries(&taken.contents).into_iter().take(accepted));
         taken.contents.forget_first(accepted);
-        self.pending.put_back(taken.contents);
+        self.pending.put_back(&mut taken);
     }
 
     fn account(&self) -> Account {
@@ -195,13 +195,13 @@ fn entries(totals: &Totals) -> Vec<Entry> {
 
 /// The model is an account that is kept by hand.
 impl Account {
-    fn add(&mut self, kind: Kind, name: &Name, delta: i128) -> Result<(), OutOfRange> {
+    fn add(&mut self, kind: Kind, name: &Name, delta: i128) -> Result<(), NotAdded> {
         let Object { text, serial } = &**name;
         let entry = Entry { kind, name: text.clone(), object: *serial, total: delta };
         let merged = merge(self.pending.clone(), vec![entry]);
         let sum = merged.iter().find(|entry| (entry.kind, &entry.name) == (kind, text));
         if kind == Kind::Counter && i64::try_from(sum.expect("just added").total).is_err() {
-            return Err(OutOfRange);
+            return Err(NotAdded::OutOfRange);
         }
         self.pending = merged;
         Ok(())
@@ -286,7 +286,7 @@ proptest! {
 
     #[test]
     fn with_an_infinite_interval_no_flush_is_ever_due(now in proptest::num::f64::ANY) {
-        let pending = Pending::<Totals>::new(f64::INFINITY, 0.0);
+        let pending = Pending::<Totals>::new(f64::INFINITY, 0.0).unwrap();
         prop_assert!(!pending.throttle().is_due(now));
     }
 
@@ -298,7 +298,7 @@ proptest! {
         steps in vec((-2..8_i32, any::<bool>()), 0..50),
     ) {
         let seconds = |quarters: i32| f64::from(quarters) / 4.0;
-        let pending = Pending::<Totals>::new(seconds(interval), 0.0);
+        let pending = Pending::<Totals>::new(seconds(interval), 0.0).unwrap();
         let (mut now, mut last) = (0, 0);
         for (passed, flush_anyway) in steps {
             now += passed;
@@ -316,7 +316,7 @@ proptest! {
 
 #[test]
 fn a_flush_is_not_due_at_exactly_the_interval_but_just_past_it() {
-    let pending = Pending::<Totals>::new(1.0, 5.0);
+    let pending = Pending::<Totals>::new(1.0, 5.0).unwrap();
     let just_past = f64::from_bits(6.0_f64.to_bits() + 1);
     assert!(!pending.throttle().is_due(6.0));
     assert!(pending.throttle().is_due(just_past));
@@ -324,7 +324,7 @@ fn a_flush_is_not_due_at_exactly_the_interval_but_just_past_it() {
 
 #[test]
 fn who_was_told_to_flush_is_not_told_again() {
-    let pending = Pending::<Totals>::new(1.0, 0.0);
+    let pending = Pending::<Totals>::new(1.0, 0.0).unwrap();
     assert!(pending.throttle().is_due(2.0));
     assert!(!pending.throttle().is_due(2.0));
 }

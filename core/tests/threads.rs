@@ -77,14 +77,14 @@ fn flush(pending: &Pending<Totals>, backend_fails: bool, stop: &AtomicBool) -> A
     let mut sent = Account::new();
     let mut flushes = 0;
     while !stop.load(Ordering::Relaxed) {
-        let mut taken = pending.take();
+        let mut taken = pending.take().unwrap();
         let entries = entries(&taken.contents);
         if backend_fails {
             flushes += 1;
             let accepted = flushes % (entries.len() + 1);
             enter(&mut sent, entries.into_iter().take(accepted));
             taken.contents.forget_first(accepted);
-            pending.put_back(taken.contents);
+            pending.put_back(&mut taken);
         } else {
             enter(&mut sent, entries);
         }
@@ -109,7 +109,7 @@ fn in_time(body: impl FnOnce() + Send + 'static) {
 fn whatever_threads_add_send_and_put_back_is_sent_once() {
     in_time(|| {
         for shards in [1, 1, 1, 2, 4, 8] {
-            let pending = Pending::<Totals>::sharded(shards, 1.0, 0.0);
+            let pending = Pending::<Totals>::sharded(shards, 1.0, 0.0).unwrap();
             let stop = AtomicBool::new(false);
             let (made, sent) = thread::scope(|scope| {
                 let adders = [(); 3].map(|()| scope.spawn(|| add(&pending, 500)));
@@ -124,7 +124,7 @@ fn whatever_threads_add_send_and_put_back_is_sent_once() {
                 (made.map(Result::unwrap), sent.map(Result::unwrap))
             });
             let mut sent = sum(sent);
-            enter(&mut sent, entries(&pending.take().contents));
+            enter(&mut sent, entries(&pending.take().unwrap().contents));
             assert_eq!(sent, sum(made));
         }
     });
@@ -134,7 +134,7 @@ fn whatever_threads_add_send_and_put_back_is_sent_once() {
 fn whatever_the_shards_a_thread_finds_its_names_in_the_order_it_touched_them() {
     in_time(|| {
         for shards in [1, 2, 4] {
-            let pending = Pending::<Totals>::sharded(shards, 1.0, 0.0);
+            let pending = Pending::<Totals>::sharded(shards, 1.0, 0.0).unwrap();
             let barrier = Barrier::new(5);
             thread::scope(|scope| {
                 for names in COUNTERS.chunks(2) {
@@ -147,7 +147,7 @@ fn whatever_the_shards_a_thread_finds_its_names_in_the_order_it_touched_them() {
                     });
                 }
             });
-            let mut taken = pending.take();
+            let mut taken = pending.take().unwrap();
             let names = names(&taken.contents);
             assert_eq!(names.len(), COUNTERS.len());
             let place = |name| names.iter().position(|other| other == name);
@@ -159,8 +159,11 @@ fn whatever_the_shards_a_thread_finds_its_names_in_the_order_it_touched_them() {
                     scope.spawn(|| add_to(&pending, "new", 1, |totals| &mut totals.counters));
                 });
             }
-            pending.put_back(taken.contents);
-            assert_eq!(self::names(&pending.take().contents), [names[COUNTERS.len() - 1], "new"]);
+            pending.put_back(&mut taken);
+            assert_eq!(
+                self::names(&pending.take().unwrap().contents),
+                [names[COUNTERS.len() - 1], "new"]
+            );
         }
     });
 }
@@ -175,29 +178,29 @@ fn threads_that_add_to_shards_of_their_own_do_not_wait_for_each_other() {
     in_time(|| {
         // As many as no other test has threads: the number of the next thread is that of this one
         // and a few more.
-        let pending = Pending::<Totals>::sharded(1 << 12, 1.0, 0.0);
+        let pending = Pending::<Totals>::sharded(1 << 12, 1.0, 0.0).unwrap();
         let held = pending.lock();
         thread::scope(|scope| {
             scope.spawn(|| add_to(&pending, "name", 1, |totals| &mut totals.counters));
         });
         drop(held);
-        assert_eq!(entries(&pending.take().contents), [("name", 1)]);
+        assert_eq!(entries(&pending.take().unwrap().contents), [("name", 1)]);
     });
 }
 
 #[test]
 fn a_name_that_several_shards_have_is_one_to_who_takes_or_copies() {
     in_time(|| {
-        let pending = Pending::<Totals>::sharded(4, 1.0, 0.0);
+        let pending = Pending::<Totals>::sharded(4, 1.0, 0.0).unwrap();
         for _ in 0..4 {
             thread::scope(|scope| {
                 scope.spawn(|| add_to(&pending, "name", 1, |totals| &mut totals.counters));
             });
         }
-        let copied = pending.snapshot(|totals| totals.copy(|name| name));
+        let copied = pending.snapshot(|totals| totals.copy(|name| name)).unwrap();
         assert_eq!(entries(&copied.contents), [("name", 4)]);
-        assert_eq!(entries(&pending.take().contents), [("name", 4)]);
-        assert_eq!(entries(&pending.take().contents), []);
+        assert_eq!(entries(&pending.take().unwrap().contents), [("name", 4)]);
+        assert_eq!(entries(&pending.take().unwrap().contents), []);
     });
 }
 
@@ -205,7 +208,7 @@ fn a_name_that_several_shards_have_is_one_to_who_takes_or_copies() {
 fn of_many_threads_that_ask_at_the_same_time_one_is_told_to_flush() {
     const THREADS: usize = 8;
     in_time(|| {
-        let pending = Pending::<Totals>::new(1.0, 0.0);
+        let pending = Pending::<Totals>::new(1.0, 0.0).unwrap();
         let barrier = Barrier::new(THREADS);
         for now in [2.0, 4.0, 6.0, 8.0] {
             let ask = || {
@@ -227,7 +230,7 @@ fn of_many_threads_that_ask_at_the_same_time_one_is_told_to_flush() {
 fn threads_that_race_are_told_to_flush_more_than_an_interval_apart() {
     const ASKS: u32 = 3_000_000;
     in_time(|| {
-        let pending = Pending::<Totals>::new(1.0, 0.0);
+        let pending = Pending::<Totals>::new(1.0, 0.0).unwrap();
         let clock = AtomicU32::new(0);
         let ask = || {
             let tick = || Some(clock.fetch_add(1, Ordering::Relaxed)).filter(|now| *now < ASKS);
@@ -254,7 +257,7 @@ impl Drop for CallsBack {
         if let Some(pending) = self.0.upgrade() {
             add_calling_back(&pending, "freed");
             // Makes a buffer too, and so comes to the registry of all of them.
-            drop(Pending::<Totals>::new(1.0, 0.0));
+            drop(Pending::<Totals>::new(1.0, 0.0).unwrap());
         }
     }
 }
@@ -271,20 +274,19 @@ fn add_calling_back(pending: &Arc<Pending<totals::Totals<CallsBack>>>, name: &st
 #[test]
 fn a_name_that_is_freed_may_call_the_buffer_it_was_in() {
     in_time(|| {
-        let pending = Arc::new(Pending::new(1.0, 0.0));
+        let pending = Arc::new(Pending::new(1.0, 0.0).unwrap());
         add_calling_back(&pending, "sent");
         add_calling_back(&pending, "twice");
-        let mut taken = pending.take();
+        let mut taken = pending.take().unwrap();
         add_calling_back(&pending, "twice");
         taken.contents.forget_first(1);
-        let twice = pending.put_back(taken.contents);
-        assert_eq!(twice.len(), 1);
-        drop(twice);
+        pending.put_back(&mut taken);
+        drop(taken); // in which "twice" is left over
         let counts = |pending: &Pending<totals::Totals<CallsBack>>| {
             pending.lock().counters.iter().map(|(_, total)| total).collect::<Vec<_>>()
         };
         assert_eq!(counts(&pending), [2, 2], "twice, and freed");
-        drop(pending.take());
+        drop(pending.take().unwrap());
         assert_eq!(counts(&pending), [2], "freed");
     });
 }
@@ -292,8 +294,8 @@ fn a_name_that_is_freed_may_call_the_buffer_it_was_in() {
 #[test]
 fn a_name_that_is_freed_with_its_buffer_may_use_others() {
     in_time(|| {
-        let other = Arc::new(Pending::new(1.0, 0.0));
-        let buffer = Pending::<totals::Totals<CallsBack>>::new(1.0, 0.0);
+        let other = Arc::new(Pending::new(1.0, 0.0).unwrap());
+        let buffer = Pending::<totals::Totals<CallsBack>>::new(1.0, 0.0).unwrap();
         let name = CallsBack(Arc::downgrade(&other));
         buffer.lock().counters.add(b"name", 0, || name, 1).expect("in range");
         drop(buffer);

@@ -95,7 +95,7 @@ fn usual_call<M: Method>(
     number: &Bound<'_, PyAny>,
 ) -> Option<bool> {
     let name = metric.cast::<PyString>().ok()?;
-    let buffer = buffer.get().buffer().ok()?;
+    let buffer = buffer.get().buffer.get()?;
     let now = buffer.native_now()?;
     let value = M::value(number)?;
     let known = M::sums(&mut buffer.lock()).add_by_address(name.as_ptr().addr(), value).ok()?;

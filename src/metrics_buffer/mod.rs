@@ -1,8 +1,8 @@
 //! The Python class `MetricsBuffer`.
 
 mod fast_path;
+mod new;
 
-use std::borrow::Cow;
 use std::mem;
 use std::num::NonZero;
 use std::sync::OnceLock;
@@ -10,17 +10,18 @@ use std::thread;
 
 use arroyo_metrics_buffer_core::fork::AtFork;
 use arroyo_metrics_buffer_core::shared::Shared;
-use arroyo_metrics_buffer_core::sums::{OutOfRange, Sums, Total};
+use arroyo_metrics_buffer_core::sums::{NotAdded, Sums, Total};
 use arroyo_metrics_buffer_core::totals;
 use pyo3::exceptions::{PyAttributeError, PyOverflowError, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use crate::arguments;
 use crate::buffer::Buffer;
 use crate::interned;
 use crate::interpreter;
+use crate::objects::{self, OrMemoryError};
 use crate::stats;
 
 pub type Name = Py<PyString>;
@@ -74,13 +75,15 @@ impl AtFork for Backend {}
 
 #[pymethods]
 impl MetricsBuffer {
+    /// Called without arguments, whatever the class is called with: see [`new`].
     #[new]
     #[pyo3(
-        signature = (*_args, **_kwargs),
+        signature = (),
         text_signature = "(metrics=None, *, flush_interval=None, clock=None)"
     )]
-    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { is_constructed: true, metrics: Shared::new(Backend(None)), buffer: OnceLock::new() }
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let metrics = Shared::new(Backend(None)).or_memory_error(py)?;
+        Ok(Self { is_constructed: true, metrics, buffer: OnceLock::new() })
     }
 
     #[pyo3(signature = (metrics=None, *, flush_interval=None, clock=None))]
@@ -101,7 +104,9 @@ impl MetricsBuffer {
         };
         let buffer = Buffer::new(py, &stats::CONSUMER, shards(py)?, flush_interval, clock)?;
         self.buffer.set(buffer).map_err(|_| {
-            PyRuntimeError::new_err("MetricsBuffer.__init__() was called before, make a new buffer")
+            let message =
+                format_args!("MetricsBuffer.__init__() was called before, make a new buffer");
+            objects::error::<PyRuntimeError>(py, message)
         })?;
         self.set_metrics(metrics.unbind());
         Ok(())
@@ -121,11 +126,12 @@ impl MetricsBuffer {
         metric: &Bound<'_, PyAny>,
         duration: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
+        let py = slf.py();
         let name = arguments::string("metric", metric)?;
         let duration = arguments::float("duration", duration)?;
-        let buffer = slf.get().buffer()?;
+        let buffer = slf.get().buffer(py)?;
         add(buffer, name, duration, |totals| &mut totals.timers)?;
-        if buffer.is_due(slf.py())? { flush_through_python(slf) } else { Ok(()) }
+        if buffer.is_due(py)? { flush_through_python(slf) } else { Ok(()) }
     }
 
     /// Add to the sum of a counter, then flush if the flush interval has passed.
@@ -143,11 +149,12 @@ impl MetricsBuffer {
         metric: &Bound<'_, PyAny>,
         delta: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
+        let py = slf.py();
         let name = arguments::string("metric", metric)?;
         let delta = arguments::integer("delta", delta)?;
-        let buffer = slf.get().buffer()?;
+        let buffer = slf.get().buffer(py)?;
         add(buffer, name, i128::from(delta), |totals| &mut totals.counters)?;
-        if buffer.is_due(slf.py())? { flush_through_python(slf) } else { Ok(()) }
+        if buffer.is_due(py)? { flush_through_python(slf) } else { Ok(()) }
     }
 
     /// Send every sum to the backend: timers, then counters, each in the order of first touch.
@@ -160,32 +167,28 @@ impl MetricsBuffer {
     ///         logged, unless it is no Exception, as KeyboardInterrupt is none.
     fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let buffer = slf.get().buffer()?;
+        let buffer = slf.get().buffer(py)?;
         // What others' code has put into the tables that `_patching/private_names.py` lends it.
-        let tables = slf.getattr_opt(interned::TABLES.get(py))?;
+        let tables = slf.getattr_opt(interned::TABLES.get(py)?)?;
         if let Some(tables) = tables.filter(|tables| !tables.is_none()) {
-            tables.call_method1(interned::ABSORB.get(py), (slf,))?;
+            tables.call_method1(interned::ABSORB.get(py)?, (slf,))?;
         }
         buffer.flush(py, |totals, sending| {
-            let metrics = slf.getattr(interned::METRICS.get(py))?;
+            let metrics = slf.getattr(interned::METRICS.get(py)?)?;
             sending.each(
                 totals.timers.iter(),
                 &metrics,
                 &interned::TIMING,
-                |timing, (name, seconds)| timing.call1((name, seconds)).map(drop),
+                |timing, (name, seconds)| {
+                    timing.call1((name, objects::float(py, seconds)?)).map(drop)
+                },
             )?;
             sending.each(
                 totals.counters.iter(),
                 &metrics,
                 &interned::INCREMENT,
                 |increment, (name, count)| {
-                    // Most counts fit in 64 bits; Python takes several times as long to make a
-                    // wider integer.
-                    match i64::try_from(count) {
-                        Ok(count) => increment.call1((name, count)),
-                        Err(_) => increment.call1((name, count)),
-                    }
-                    .map(drop)
+                    increment.call1((name, objects::integer(py, count)?)).map(drop)
                 },
             )
         })
@@ -195,17 +198,17 @@ impl MetricsBuffer {
     ///
     /// Returns:
     ///     The timers and the counters, each a dict by name in the order of first touch.
-    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
-        let taken = self.buffer()?.snapshot(|totals| totals.copy(|name| name.clone_ref(py)));
-        let totals = &taken.contents;
-        Ok((totals.timers.iter().into_py_dict(py)?, totals.counters.iter().into_py_dict(py)?))
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let [timers, counters] = self.pending(py)?;
+        objects::tuple(py, [&timers, &counters])
     }
 
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+    fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
         let class = slf.get_type().name()?;
-        let (timers, counters) = slf.get().snapshot(slf.py())?;
-        let (timers, counters) = (timers.repr()?, counters.repr()?); // of names, which may raise
-        Ok(format!("<{class} timers={timers} counters={counters}>"))
+        let [timers, counters] = slf.get().pending(py)?;
+        let fields = objects::tuple(py, [&class, &timers, &counters])?;
+        interned::METRICS_BUFFER_REPR.get(py)?.rem(fields)
     }
 
     /// The backend that flushes send to. It may be replaced at any time, from any thread.
@@ -217,8 +220,8 @@ impl MetricsBuffer {
             return Ok(metrics);
         }
         let class = slf.get_type().name()?;
-        let message = format!("'{class}' object has no attribute 'metrics'");
-        Err(PyAttributeError::new_err(message))
+        let message = format_args!("'{}' object has no attribute 'metrics'", class.to_str()?);
+        Err(objects::error::<PyAttributeError>(py, message))
     }
 
     #[setter]
@@ -249,10 +252,20 @@ impl MetricsBuffer {
 
 impl MetricsBuffer {
     #[inline]
-    pub fn buffer(&self) -> PyResult<&Buffer<Totals>> {
+    pub fn buffer(&self, py: Python<'_>) -> PyResult<&Buffer<Totals>> {
         self.buffer.get().ok_or_else(|| {
-            PyRuntimeError::new_err("MetricsBuffer.__init__() was not called, as a subclass has to")
+            let message =
+                format_args!("MetricsBuffer.__init__() was not called, as a subclass has to");
+            objects::error::<PyRuntimeError>(py, message)
         })
+    }
+
+    /// The timers and the counters that are pending.
+    fn pending<'py>(&self, py: Python<'py>) -> PyResult<[Bound<'py, PyDict>; 2]> {
+        let copy = |totals: &Totals| totals.copy(|name| name.clone_ref(py));
+        let taken = self.buffer(py)?.snapshot(py, copy)?;
+        let totals = &taken.contents;
+        Ok([timers_by_name(py, totals)?, counters_by_name(py, totals)?])
     }
 
     fn replace_metrics(&self, metrics: Option<Py<PyAny>>) {
@@ -268,10 +281,30 @@ fn add<V: Total>(
     delta: V,
     sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
 ) -> PyResult<()> {
-    let text = text(name)?;
     let new_name = || name.clone().unbind();
-    let added = sums(&mut buffer.lock()).add(&text, name.as_ptr().addr(), new_name, delta);
-    added.map_err(|OutOfRange| out_of_range(name))
+    let added = with_text(name, |text| {
+        sums(&mut buffer.lock()).add(text, name.as_ptr().addr(), new_name, delta)
+    })?;
+    added.map_err(|why| match why {
+        NotAdded::OutOfRange => out_of_range(name),
+        NotAdded::OutOfMemory => objects::no_memory(name.py()),
+    })
+}
+
+fn timers_by_name<'py>(py: Python<'py>, totals: &Totals) -> PyResult<Bound<'py, PyDict>> {
+    let timers = objects::dict(py)?;
+    for (name, seconds) in totals.timers.iter() {
+        timers.set_item(name, objects::float(py, seconds)?)?;
+    }
+    Ok(timers)
+}
+
+fn counters_by_name<'py>(py: Python<'py>, totals: &Totals) -> PyResult<Bound<'py, PyDict>> {
+    let counters = objects::dict(py)?;
+    for (name, count) in totals.counters.iter() {
+        counters.set_item(name, objects::integer(py, count)?)?;
+    }
+    Ok(counters)
 }
 
 /// Take the timers or the counters that are pending in a buffer, to count them elsewhere.
@@ -291,19 +324,19 @@ pub fn drain_totals<'py>(
     counters: bool,
 ) -> PyResult<Bound<'py, PyDict>> {
     let py = buffer.py();
-    let buffer = buffer.get().buffer()?;
+    let buffer = buffer.get().buffer(py)?;
     if counters {
         let part = |totals: &mut Totals| Totals {
             counters: mem::take(&mut totals.counters),
             ..Totals::default()
         };
-        buffer.take_part(py, part, |totals| totals.counters.iter().into_py_dict(py))
+        buffer.drain(py, part, |totals| counters_by_name(py, totals))
     } else {
         let part = |totals: &mut Totals| Totals {
             timers: mem::take(&mut totals.timers),
             ..Totals::default()
         };
-        buffer.take_part(py, part, |totals| totals.timers.iter().into_py_dict(py))
+        buffer.drain(py, part, |totals| timers_by_name(py, totals))
     }
 }
 
@@ -325,12 +358,15 @@ pub fn add_totals(
     timers: &Bound<'_, PyDict>,
     counters: &Bound<'_, PyDict>,
 ) -> PyResult<()> {
-    let buffer = buffer.get().buffer()?;
-    for (name, seconds) in timers {
+    let buffer = buffer.get().buffer(buffer.py())?;
+    // Copies of the items, since a number's conversion can run code that changes the dicts.
+    for item in timers.as_mapping().items()? {
+        let (name, seconds): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
         let seconds = arguments::float("a total", &seconds)?;
         add(buffer, arguments::string("a name", &name)?, seconds, |totals| &mut totals.timers)?;
     }
-    for (name, count) in counters {
+    for item in counters.as_mapping().items()? {
+        let (name, count): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
         let count = i128::from(arguments::integer("a total", &count)?);
         add(buffer, arguments::string("a name", &name)?, count, |totals| &mut totals.counters)?;
     }
@@ -340,27 +376,30 @@ pub fn add_totals(
 /// Calls `flush()` so that an override or a mock of it is honoured.
 #[cold]
 pub fn flush_through_python(buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
-    buffer.call_method0(interned::FLUSH.get(buffer.py()))?;
+    buffer.call_method0(interned::FLUSH.get(buffer.py())?)?;
     Ok(())
 }
 
 #[cold]
 fn out_of_range(name: &Bound<'_, PyString>) -> PyErr {
-    let name = name.to_string_lossy(); // the text, where a subclass's `__str__` might raise
-    PyOverflowError::new_err(format!("counter {name} would leave 64 bits, nothing was added"))
+    // Not `str()` of it, which a subclass's `__str__` might make fail.
+    let text = name.to_str().unwrap_or("(not UTF-8)");
+    let message = format_args!("counter {text} would leave 64 bits, nothing was added");
+    objects::error::<PyOverflowError>(name.py(), message)
 }
 
-/// The text of a name. Two names have the same text exactly if they are equal strings. A subclass's
-/// methods are not called.
-fn text<'a>(name: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
+/// Has `body` use the text of a name. Two names have the same text exactly if they are equal
+/// strings. A subclass's methods are not called.
+fn with_text<R>(name: &Bound<'_, PyString>, body: impl FnOnce(&[u8]) -> R) -> PyResult<R> {
     if let Ok(text) = name.to_str() {
-        return Ok(Cow::Borrowed(text.as_bytes()));
+        return Ok(body(text.as_bytes()));
     }
     // Lone surrogates, which a str may contain and UTF-8 may not.
     let py = name.py();
-    let encode = py.get_type::<PyString>().getattr("encode")?;
-    let bytes = encode.call1((name, "utf-8", "surrogatepass"))?;
-    Ok(Cow::Owned(bytes.extract()?))
+    let encode = py.get_type::<PyString>().getattr(interned::ENCODE.get(py)?)?;
+    let how = (interned::UTF_8.get(py)?, interned::SURROGATEPASS.get(py)?);
+    let text: Bound<'_, PyBytes> = encode.call1((name, how.0, how.1))?.cast_into()?;
+    Ok(body(text.as_bytes()))
 }
 
 static CORES: OnceLock<usize> = OnceLock::new();
@@ -369,7 +408,9 @@ static CORES: OnceLock<usize> = OnceLock::new();
 pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
     // Counting them reads files on Linux, which takes as long as thousands of calls.
     CORES.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get));
-    fast_path::init_at_import(&py.get_type::<MetricsBuffer>())
+    let class = py.get_type::<MetricsBuffer>();
+    new::init_at_import(&class);
+    fast_path::init_at_import(&class)
 }
 
 /// How many threads can add at the same time without waiting for each other.
@@ -381,18 +422,19 @@ fn shards(py: Python<'_>) -> PyResult<usize> {
     Ok(4 * CORES.get().copied().unwrap_or(1))
 }
 
-const PROCESSOR: &str = "arroyo.processing.processor";
-
 /// The interval in arroyo's module, if the module is loaded and has it already.
 fn arroyo_flush_interval(py: Python<'_>) -> PyResult<f64> {
-    let seconds = interpreter::loaded(py, PROCESSOR, "METRICS_FREQUENCY_SEC")?;
+    let seconds =
+        interpreter::loaded(py, &interned::MODULE_PROCESSOR, &interned::METRICS_FREQUENCY_SEC)?;
     Ok(seconds.and_then(|seconds| seconds.extract().ok()).unwrap_or(FLUSH_INTERVAL))
 }
 
 /// The backend that arroyo's class would use. The function is looked up where that class does so.
 fn arroyo_metrics(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    match interpreter::loaded(py, PROCESSOR, "get_metrics")? {
+    match interpreter::loaded(py, &interned::MODULE_PROCESSOR, &interned::GET_METRICS)? {
         Some(get_metrics) => get_metrics.call0(),
-        None => py.import("arroyo.utils.metrics")?.call_method0("get_metrics"),
+        None => py
+            .import(interned::MODULE_METRICS.get(py)?)?
+            .call_method0(interned::GET_METRICS.get(py)?),
     }
 }
