@@ -1,5 +1,7 @@
 //! A value that several threads share: behind a lock, which every fork takes.
 
+use std::mem;
+
 use crate::fork::{self, AtFork, Registration};
 use crate::lock::{Mutex, MutexGuard, mutex};
 use crate::memory::{Fixed, OutOfMemory};
@@ -33,4 +35,15 @@ impl<T: AtFork> Shared<T> {
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.mutex.lock()
     }
+}
+
+/// Shares the value of a static mutex, whose lock every fork takes from now on.
+///
+/// # Errors
+///
+/// [`OutOfMemory`].
+pub fn share<T: AtFork>(mutex: &'static Mutex<T>) -> Result<(), OutOfMemory> {
+    // SAFETY: a static stays where it is, for ever.
+    mem::forget(unsafe { fork::register(mutex) }?);
+    Ok(())
 }

@@ -1,0 +1,374 @@
+"""C16: an allocation of the interpreter's that fails is a MemoryError, and no count is lost by it.
+
+Each call is made once for every allocation in it, which then fails, alone or with all after it.
+CPython's own tests do so by the same hook. What the core allocates is in ``core/tests/memory.py``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import logging
+import math
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+import arroyo_metrics_buffer
+from arroyo_metrics_buffer import MetricsBuffer, _core
+from arroyo_metrics_buffer._core import DeliveryBuffer
+from support.new_interpreter import in_new_interpreter, note_attempt
+from support.programs import python
+
+try:
+    _testcapi: Any = importlib.import_module("_testcapi")
+except ImportError:  # not in every distribution
+    _testcapi = None
+
+needs_hook = pytest.mark.skipif(_testcapi is None, reason="it needs CPython's _testcapi")
+SUCCESSES = 20  # in a row, after which a call is taken to have no more allocations
+OUTAGE = ValueError("an outage")  # made while there is memory
+MORE = tuple(f"more {number}" for number in range(10))
+TEXTS = ("first", "second", "new", "\udc80", *MORE)
+
+
+class Account:
+    """A backend that takes each entry whole or, without memory, not at all; or fails."""
+
+    def __init__(self, *, refuses: frozenset[str] = frozenset()) -> None:
+        self.sent: dict[str, Any] = dict.fromkeys(TEXTS, 0)
+        self.refuses = refuses
+
+    def timing(self, name: str, value: float, tags: object = None) -> None:
+        if name in self.refuses:
+            raise OUTAGE
+        self.sent[name] += value
+
+    increment = timing
+
+
+class Index:
+    """Has a number for a value."""
+
+    def __index__(self) -> int:
+        return 3
+
+
+class Case(NamedTuple):
+    """A call of a buffer that has 1 for "first" and, as a timer, 0.5 for "second".
+
+    Attributes:
+        adds: What the call adds to a total.
+        raises: What it raises while there is memory.
+        allocates: Whether it asks the interpreter for memory.
+        interval: The buffer's.
+        refuses: The names that the backend refuses.
+    """
+
+    call: Callable[[MetricsBuffer], object]
+    adds: float = 0
+    raises: tuple[type[Exception], ...] = ()
+    allocates: bool = False
+    interval: float = math.inf
+    refuses: frozenset[str] = frozenset()
+
+
+def drain(buffer: MetricsBuffer) -> None:
+    """Move the counters to the backend, or leave them."""
+    sent = buffer.metrics.sent
+    counters = _core.drain_totals(buffer, counters=True)
+    sent.update(counters)  # of names that it has, so it allocates nothing
+
+
+COPY = "firsts"[:-1]  # another object than the literal
+INDEX: Any = Index()
+TEXT: Any = "x"
+CASES = {
+    "a new counter": Case(lambda buffer: buffer.incr_counter("new", 3), adds=3),
+    "a new timer": Case(lambda buffer: buffer.incr_timing("new", 3.0), adds=3),
+    "a known name": Case(lambda buffer: buffer.incr_counter("first", 3), adds=3),
+    "a copy of a name": Case(lambda buffer: buffer.incr_counter(COPY, 3), adds=3),
+    "a name with a surrogate": Case(lambda buffer: buffer.incr_counter("\udc80", 3), adds=3),
+    "an object with __index__": Case(lambda buffer: buffer.incr_counter("first", INDEX), adds=3),
+    "an int for a float": Case(lambda buffer: buffer.incr_timing("new", 3), adds=3),
+    "keywords": Case(lambda buffer: buffer.incr_counter(metric="new", delta=3), adds=3),
+    "no str": Case(
+        lambda buffer: buffer.incr_counter(INDEX, 3), raises=(TypeError,), allocates=True
+    ),
+    "no number": Case(
+        lambda buffer: buffer.incr_timing("first", TEXT), raises=(TypeError,), allocates=True
+    ),
+    "too much": Case(lambda buffer: buffer.incr_counter("first", 2**70), raises=(OverflowError,)),
+    "a sum that is too much": Case(
+        lambda buffer: buffer.incr_counter("first", 2**63 - 1), raises=(OverflowError,)
+    ),
+    "a call that flushes": Case(
+        lambda buffer: buffer.incr_counter("new", 3), adds=3, allocates=True, interval=0.0
+    ),
+    "flush": Case(lambda buffer: buffer.flush(), allocates=True),
+    "a flush that fails at once": Case(
+        lambda buffer: buffer.flush(),
+        raises=(ValueError,),
+        allocates=True,
+        refuses=frozenset("second"),
+    ),
+    "a flush that fails at last": Case(
+        lambda buffer: buffer.flush(),
+        raises=(ValueError,),
+        allocates=True,
+        refuses=frozenset("first"),
+    ),
+    "snapshot": Case(lambda buffer: buffer.snapshot(), allocates=True),
+    "repr": Case(repr, allocates=True),
+    "metrics": Case(lambda buffer: buffer.metrics),
+    "drain_totals": Case(drain),
+    "add_totals": Case(lambda buffer: _core.add_totals(buffer, {"new": 1.0}, {}), adds=1),
+}
+
+
+def with_every_allocation_failing(
+    prepare: Callable[[], Any],
+    call: Callable[[Any], object],
+    check: Callable[[Any, BaseException | None], None],
+) -> int:
+    """Make a call once for each of its allocations, and return how often it was a MemoryError.
+
+    ``check`` gets what the call raised, if anything.
+    """
+    failures = 0
+    for fails_on in (False, True):
+        successes = 0
+        for allocation in itertools.count():
+            prepared = prepare()
+            raised = None
+            note_attempt((allocation, fails_on))
+            _testcapi.set_nomemory(allocation, 0 if fails_on else allocation + 1)
+            try:
+                call(prepared)
+            except BaseException as error:  # noqa: BLE001 - which, is for `check` to see
+                raised = error
+            finally:
+                _testcapi.remove_mem_hooks()
+            check(prepared, raised)
+            failures += isinstance(raised, MemoryError)
+            successes = 0 if isinstance(raised, MemoryError) else successes + 1
+            if successes == SUCCESSES:
+                break
+    note_attempt("the end")
+    return failures
+
+
+def filled(case: Case) -> MetricsBuffer:
+    buffer = MetricsBuffer(Account(refuses=case.refuses), flush_interval=case.interval, clock=zero)
+    if case.interval > 0:
+        buffer.incr_counter("first", 1)
+        buffer.incr_timing("second", 0.5)
+        for name in MORE:
+            buffer.incr_counter(name, 1_000)  # an int that Python does not keep ready
+    return buffer
+
+
+def zero() -> float:
+    return 0.0
+
+
+def total(buffer: MetricsBuffer) -> float:
+    timers, counters = buffer.snapshot()
+    return sum(map(sum, (buffer.metrics.sent.values(), timers.values(), counters.values())))
+
+
+@needs_hook
+@pytest.mark.parametrize("on_backend_error", ["raise", "log"])
+@pytest.mark.parametrize("name", CASES)
+@in_new_interpreter
+def test_a_call_without_memory_raises_memory_error_or_does_its_work(
+    name: str, on_backend_error: Any
+) -> None:
+    logging.disable()  # Python's own logging is not what is put to the test
+    arroyo_metrics_buffer.install(on_backend_error=on_backend_error)
+    case = CASES[name]
+    before = total(filled(case))
+
+    def check(buffer: MetricsBuffer, raised: BaseException | None) -> None:
+        if raised is None:
+            assert total(buffer) == before + case.adds
+        else:
+            assert isinstance(raised, (MemoryError, *case.raises))
+            # A call that flushes may have added before it failed.
+            added = (0, case.adds) if case.interval == 0 else (0,)
+            assert total(buffer) - before in added
+
+    failures = with_every_allocation_failing(lambda: filled(case), case.call, check)
+    assert failures > 0 or not case.allocates
+
+
+class ProducerAccount:
+    """As ``Account``, for what a producer reports."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.counts = self.samples = 0
+
+    def increment(self, *, name: str, value: int, tags: object) -> None:
+        self.counts += value
+
+    def timing(self, *, name: str, value: float, tags: object) -> None:
+        self.samples += 1
+
+
+NOTHING: tuple[dict[str, int], list[float]] = ({}, [])
+TAKEN = [NOTHING]
+
+
+def drain_deliveries(buffer: DeliveryBuffer) -> None:
+    TAKEN[0] = buffer.drain()  # which allocates nothing but in the call
+
+
+PRODUCER_BACKEND = ProducerAccount()
+DELIVERIES: dict[str, Callable[[DeliveryBuffer], object]] = {
+    "record a success": lambda buffer: buffer.record(None, 0.5),
+    "record an error": lambda buffer: buffer.record(OUTAGE, 0.5),
+    "record no number": lambda buffer: buffer.record(None, TEXT),
+    "add": lambda buffer: buffer.add({"success": 1}, [0.5]),
+    "add another status": lambda buffer: buffer.add({"other": 1}, [0.5]),
+    "flush": lambda buffer: buffer.flush(PRODUCER_BACKEND, "name"),
+    "flush without a name": lambda buffer: buffer.flush(PRODUCER_BACKEND, None),
+    "drain": drain_deliveries,
+    "snapshot": lambda buffer: buffer.snapshot(),
+    "repr": repr,
+}
+ADDS_DELIVERY = ("record a success", "record an error", "add")
+
+
+@needs_hook
+@pytest.mark.parametrize("name", DELIVERIES)
+@in_new_interpreter
+def test_a_delivery_without_memory_is_counted_with_its_latency_or_not_at_all(name: str) -> None:
+    logging.disable()
+    known = 5
+
+    def prepare() -> DeliveryBuffer:
+        buffer = DeliveryBuffer(flush_interval=math.inf)
+        buffer.add({"success": known}, [0.25] * known)
+        PRODUCER_BACKEND.clear()
+        TAKEN[0] = NOTHING
+        return buffer
+
+    def check(buffer: DeliveryBuffer, raised: BaseException | None) -> None:
+        counts, samples = PRODUCER_BACKEND.counts, PRODUCER_BACKEND.samples
+        for by_status, latencies in (buffer.snapshot(), *TAKEN):
+            counts += sum(by_status.values())
+            samples += len(latencies)
+        if raised is not None:
+            assert isinstance(raised, MemoryError | TypeError | ValueError)
+        added = raised is None and name in ADDS_DELIVERY
+        assert (counts, samples) == (known + added, known + added)
+
+    failures = with_every_allocation_failing(prepare, DELIVERIES[name], check)
+    assert failures > 0 or name in ADDS_DELIVERY
+
+
+MAKE: dict[str, Callable[[Any], object]] = {
+    "as arroyo does": lambda _: MetricsBuffer(),
+    "with a backend": MetricsBuffer,
+    "with everything": lambda backend: MetricsBuffer(backend, flush_interval=1.0, clock=zero),
+    "a subclass": lambda backend: Subclass(backend, keyword=1),
+    "with NaN": lambda backend: MetricsBuffer(backend, flush_interval=math.nan),
+    "without a callable": lambda backend: MetricsBuffer(backend, clock=TEXT),
+    "for deliveries": lambda _: DeliveryBuffer(flush_interval=1.0),
+    "and never initialise": lambda _: MetricsBuffer.__new__(MetricsBuffer).flush(),
+    "stats": lambda _: arroyo_metrics_buffer.stats(),
+}
+
+
+class Subclass(MetricsBuffer):
+    """Has a constructor of its own."""
+
+    def __init__(self, backend: object, *, keyword: object) -> None:
+        super().__init__(backend)
+        self.keyword = keyword
+
+
+@needs_hook
+@pytest.mark.parametrize("name", MAKE)
+@in_new_interpreter
+def test_a_buffer_without_memory_is_made_or_not(name: str) -> None:
+    def check(_: object, raised: BaseException | None) -> None:
+        expected = (MemoryError, TypeError, ValueError, RuntimeError)
+        assert raised is None or isinstance(raised, expected)
+
+    with_every_allocation_failing(Account, MAKE[name], check)
+
+
+MEMORY_IS_FULL = """
+import gc, math, os, resource, sys
+from arroyo_metrics_buffer import MetricsBuffer
+from arroyo_metrics_buffer._core import DeliveryBuffer
+
+class Backend:
+    sent = delivered = 0
+    is_down = False
+    def increment(self, name, value, tags=None):
+        if self.is_down:
+            raise OUTAGE
+        if tags is None:
+            self.sent += value
+        else:
+            self.delivered += value
+    def timing(self, name, value, tags=None):
+        pass
+
+OUTAGE = ValueError("an outage")
+CALLS = 20_000
+NAMES = [f"name {number}" for number in range(CALLS)]
+backend = Backend()
+buffer = MetricsBuffer(backend, flush_interval=math.inf)
+deliveries = DeliveryBuffer(flush_interval=math.inf)
+gc.disable()
+gc.collect()
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * os.sysconf("SC_PAGE_SIZE") + 20_000_000
+counted, delivered = bytearray(CALLS), bytearray(CALLS)
+hold, size, failures = [], 1 << 20, 0
+resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+for number in range(CALLS):
+    try:
+        while True:
+            hold.append(bytearray(size))
+    except MemoryError:
+        size = max(size // 2, 16)
+    try:
+        buffer.incr_counter(NAMES[number if size < 1024 else 0], 1)
+        counted[number] = 1
+        deliveries.record(None, 0.5)
+        delivered[number] = 1
+        if number % 8 == 0:
+            backend.is_down = number % 16 == 0
+            buffer.flush()
+        elif number % 8 == 4:
+            deliveries.flush(backend, None)
+    except MemoryError:
+        failures = 1
+    except ValueError:
+        pass
+    if number % 100 == 99:
+        hold.clear()
+        size = 1 << 20
+hold.clear()
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+backend.is_down = False
+buffer.flush()
+deliveries.flush(backend, None)
+assert failures, "memory was never full"
+assert (backend.sent, backend.delivered) == (sum(counted), sum(delivered))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_a_process_whose_memory_is_full_goes_on_and_loses_nothing() -> None:
+    ended = python(MEMORY_IS_FULL)
+    assert ended.returncode == 0, ended.stderr
