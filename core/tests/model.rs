@@ -248,21 +248,25 @@ fn a_child_finds_every_lock_free_and_every_buffer_whole() {
             &format!("1 thread forks, 2 add, 1 fails and puts back; as child, {shards} shard(s)"),
             move || {
                 let buffer = buffer(shards);
+                add(&buffer, "parent's");
                 let adders = ["a", "b"].map(|name| {
                     spawn(&buffer, move |buffer| {
                         add(buffer, name);
                         add(buffer, name);
                     })
                 });
-                let failing = spawn(&buffer, |buffer| flush(buffer, 1));
+                let failing = spawn(&buffer, |buffer| flush(buffer, 0));
                 let generation = fork::generation();
                 fork::before();
                 fork::in_child();
                 assert_eq!(fork::generation(), generation + 1);
                 join(adders);
-                let mut all = vec![failing.join().unwrap(), flush(&buffer, ALL)];
-                all.extend(LEFT_TO_PARENT.lock().unwrap().drain(..));
-                assert_eq!(sum(all), Account::from([("a", 2), ("b", 2)]));
+                failing.join().unwrap();
+                let childs = flush(&buffer, ALL);
+                assert_eq!(childs.get("parent's"), None);
+                let all =
+                    LEFT_TO_PARENT.lock().unwrap().drain(..).chain([childs]).collect::<Vec<_>>();
+                assert_eq!(sum(all), Account::from([("parent's", 1), ("a", 2), ("b", 2)]));
             },
         );
     }
