@@ -377,6 +377,34 @@ def test_a_backend_may_fork_and_the_rest_is_its_parents_to_send(
     scenario()
 
 
+def test_a_name_that_is_freed_after_it_was_accepted_may_fork() -> None:
+    class Refuses:
+        def increment(self, name: str, value: int) -> None:
+            if name == "refused":
+                raise Outage
+
+    class Forks(str):
+        __slots__ = ()
+
+        def __del__(self) -> None:
+            pids.append(os.fork())
+
+    @in_own_process_group
+    def scenario() -> None:
+        buffer = MetricsBuffer(Refuses(), flush_interval=math.inf)
+        buffer.incr_counter(Forks("accepted"), 1)
+        buffer.incr_counter("refused", 2)
+        with pytest.raises(Outage):
+            buffer.flush()
+        if pids == [0]:
+            os._exit(buffer.snapshot() != ({}, {}))
+        wait_for_child(pids[0])
+        assert buffer.snapshot() == ({}, {"refused": 2})
+
+    pids: list[int] = []
+    scenario()
+
+
 def test_what_another_thread_is_sending_is_the_parents() -> None:
     backend = Blocking()
     buffer = made_with_pending(backend)
