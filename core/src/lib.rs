@@ -1,13 +1,14 @@
 //! The core of the metrics buffers: plain Rust, which knows nothing of Python.
 //!
 //! There are no cycles between the modules. Each uses only some of those before it in this list:
-//! `sync`, [`lock`], [`memory`], [`fork`], [`shared`], [`throttle`], `put_back`, [`pending`],
-//! [`sums`], [`totals`], [`deliveries`].
+//! `sync`, [`lock`], [`memory`], [`fork`], [`shared`], [`throttle`], [`outage`], `put_back`,
+//! [`pending`], [`sums`], [`totals`], [`deliveries`].
 
 pub mod deliveries;
 pub mod fork;
 pub mod lock;
 pub mod memory;
+pub mod outage;
 pub mod pending;
 mod put_back;
 pub mod shared;

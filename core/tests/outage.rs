@@ -1,0 +1,103 @@
+//! Outages: when each is told, how long it took, and how many flushes failed.
+
+use arroyo_metrics_buffer_core::fork::AtFork;
+use arroyo_metrics_buffer_core::outage::{Ended, Failure, Outage, RECORD_INTERVAL};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+#[test]
+fn an_outage_is_told_when_it_begins_once_a_minute_and_when_it_ends() {
+    let mut outage = Outage::default();
+    assert_eq!(outage.failed(1000.0), Failure::Begins);
+    assert_eq!(outage.failed(1001.0), Failure::IsKnown);
+    assert_eq!(outage.failed(1059.5), Failure::IsKnown);
+    let first_minute = Failure::GoesOn { seconds: 60.0, failures: 4, untold: 3 };
+    assert_eq!(outage.failed(1060.0), first_minute);
+    assert_eq!(outage.failed(1119.0), Failure::IsKnown);
+    let second_minute = Failure::GoesOn { seconds: 121.0, failures: 6, untold: 2 };
+    assert_eq!(outage.failed(1121.0), second_minute);
+    assert_eq!(outage.succeeded(1122.5), Some(Ended { seconds: 122.5, failures: 6 }));
+}
+
+#[test]
+fn a_flush_that_is_accepted_outside_an_outage_ends_none() {
+    let mut outage = Outage::default();
+    assert_eq!(outage.succeeded(0.0), None);
+    outage.failed(1.0);
+    assert!(outage.succeeded(2.0).is_some());
+    assert_eq!(outage.succeeded(3.0), None);
+}
+
+#[test]
+fn the_next_outage_begins_anew() {
+    let mut outage = Outage::default();
+    outage.failed(0.0);
+    outage.failed(100.0);
+    outage.succeeded(110.0);
+    assert_eq!(outage.failed(120.0), Failure::Begins);
+    assert_eq!(outage.failed(130.0), Failure::IsKnown);
+    assert_eq!(outage.succeeded(131.0), Some(Ended { seconds: 11.0, failures: 2 }));
+}
+
+#[test]
+fn a_clock_that_is_set_back_silences_no_outage_and_makes_no_time_negative() {
+    let mut outage = Outage::default();
+    outage.failed(5000.0);
+    let after_the_step = Failure::GoesOn { seconds: 0.0, failures: 2, untold: 1 };
+    assert_eq!(outage.failed(1000.0), after_the_step);
+    assert_eq!(outage.failed(1059.0), Failure::IsKnown);
+    let a_minute_later = Failure::GoesOn { seconds: 60.0, failures: 4, untold: 2 };
+    assert_eq!(outage.failed(1060.0), a_minute_later);
+    assert_eq!(outage.succeeded(500.0), Some(Ended { seconds: 0.0, failures: 4 }));
+}
+
+#[test]
+fn a_clock_that_stands_still_has_an_outage_told_once() {
+    for now in [0.0, f64::INFINITY, f64::NEG_INFINITY] {
+        let mut outage = Outage::default();
+        outage.failed(now);
+        assert_eq!(outage.failed(now), Failure::IsKnown);
+        assert_eq!(outage.succeeded(now), Some(Ended { seconds: 0.0, failures: 2 }));
+    }
+}
+
+#[test]
+fn a_forked_child_is_in_no_outage() {
+    let mut outage = Outage::default();
+    outage.failed(0.0);
+    outage.after_fork_in_child();
+    assert_eq!(outage.succeeded(1.0), None);
+    assert_eq!(outage.failed(2.0), Failure::Begins);
+}
+
+proptest! {
+    #[test]
+    fn every_failure_is_told_once_and_at_most_one_record_is_made_a_minute(
+        steps in vec(0.0..40.0_f64, 1..200),
+    ) {
+        let mut outage = Outage::default();
+        let (mut now, mut told, mut records) = (0.0, 0, vec![]);
+        for step in &steps {
+            now += step;
+            match outage.failed(now) {
+                Failure::Begins => {
+                    prop_assert!(records.is_empty());
+                    told = 1;
+                    records.push(now);
+                }
+                Failure::GoesOn { seconds, failures, untold } => {
+                    prop_assert!((seconds - (now - records[0])).abs() < 1e-9);
+                    told += untold;
+                    prop_assert_eq!(failures, told);
+                    records.push(now);
+                }
+                Failure::IsKnown => {
+                    prop_assert!(now - records[records.len() - 1] < RECORD_INTERVAL);
+                }
+            }
+        }
+        prop_assert!(records.windows(2).all(|two| two[1] - two[0] >= RECORD_INTERVAL));
+        let failures = steps.len() as u64;
+        prop_assert_eq!(outage.succeeded(now).map(|ended| ended.failures), Some(failures));
+    }
+}
