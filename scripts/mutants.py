@@ -75,7 +75,7 @@ MUTANTS = [
     Mutant(
         "what was not sent is not put back",
         "src/buffer.rs",
-        {"        self.pending.put_back(&mut taken);\n        if taken.": "        if taken."},
+        {"self.pending.put_back(&mut taken);\n        drop(taken);": "drop(taken);"},
     ),
     Mutant(
         "what was sent is put back too",
@@ -131,7 +131,7 @@ MUTANTS = [
         "the interval begins when a flush ends",
         "src/buffer.rs",
         {
-            "        self.pending.throttle().restart(self.clock.now(py)?);\n": "",
+            "        self.pending.throttle().restart(began);\n": "",
             "        let accepted = sending.accepted;\n": (
                 "        let accepted = sending.accepted;\n"
                 "        self.pending.throttle().restart(self.clock.now(py)?);\n"
@@ -140,8 +140,8 @@ MUTANTS = [
     ),
     Mutant(
         "the errors of a backend are swallowed",
-        "src/buffer.rs",
-        {" _ if !is_logged => Err(error),": " _ if !is_logged => Ok(()),"},
+        "src/reporting.rs",
+        {"OnBackendError::Raise => Err(error),": "OnBackendError::Raise => Ok(()),"},
     ),
     Mutant(
         "an old backend is freed under the lock",

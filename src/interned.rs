@@ -49,6 +49,19 @@ interned_strings! {
     GET_METRICS: "get_metrics";
     METRICS_BUFFER_REPR: "<%s timers=%r counters=%r>";
     DELIVERY_BUFFER_REPR: "<DeliveryBuffer counts=%r latencies=%d dropped=%d>";
+    EXC_INFO: "exc_info";
+    LOG: "log";
+    RAISE: "raise";
+    MODULE: "__module__";
+    ERROR_WITHOUT_WORDS: "an error that can't be told in words";
+    FLUSHES: "flushes";
+    ENTRIES_SENT: "entries_sent";
+    ENTRIES_PUT_BACK: "entries_put_back";
+    SAMPLES_DROPPED: "samples_dropped";
+    BACKEND_ERRORS: "backend_errors";
+    OUTAGES: "outages";
+    LAST_BACKEND_ERROR: "last_backend_error";
+    SECONDS_SINCE_LAST_BACKEND_ERROR: "seconds_since_last_backend_error";
 }
 
 /// Makes all the strings.

@@ -11,6 +11,7 @@ mod interpreter;
 mod logging;
 mod metrics_buffer;
 mod objects;
+mod reporting;
 mod settings;
 mod stats;
 
@@ -41,8 +42,8 @@ mod _core {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         fork::install_handlers()?;
         crate::interned::init_at_import(module.py())?;
-        crate::settings::init_at_import();
-        crate::stats::init_at_import();
+        crate::settings::init_at_import(module.py())?;
+        crate::stats::init_at_import(module.py())?;
         crate::metrics_buffer::init_at_import(module.py())?;
         crate::logging::init_at_import(module.py())
     }

@@ -2,25 +2,36 @@
 //!
 //! Counted once a flush, so that a call costs nothing more.
 
-use std::sync::LazyLock;
+use std::mem;
 use std::time::Instant;
 
 use arroyo_metrics_buffer_core::fork::AtFork;
 use arroyo_metrics_buffer_core::shared::Shared;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString, PyTuple};
+
+use crate::objects::OrMemoryError;
+use crate::{interned, objects};
 
 /// What all buffers of one class have done; Python's class of this name has the same counts.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct BufferStats {
     /// Flushes that had something to send.
-    pub flushes: u64,
-    pub entries_sent: u64,
-    pub entries_put_back: u64,
-    pub samples_dropped: u64,
-    pub backend_errors: u64,
-    /// The text of the last error, and when it was raised.
-    pub last_error: Option<(String, Instant)>,
+    flushes: u64,
+    entries_sent: u64,
+    entries_put_back: u64,
+    samples_dropped: u64,
+    backend_errors: u64,
+    /// Outages that began.
+    outages: u64,
+    last_error: Option<LastError>,
+}
+
+/// The text of the last error, and when it was raised.
+pub struct LastError {
+    text: Py<PyString>,
+    raised: Instant,
 }
 
 impl BufferStats {
@@ -38,31 +49,37 @@ impl BufferStats {
         self.samples_dropped += samples;
     }
 
-    /// Counts an error that the backend raised just now.
-    pub fn count_error(&mut self, text: String) {
+    /// Counts an error that the backend raised just now, and the outage that it begins, if it does.
+    /// Returns the error before it, to be dropped outside the lock.
+    pub fn count_error(&mut self, text: Py<PyString>, begins_outage: bool) -> Option<LastError> {
         self.backend_errors += 1;
-        self.last_error = Some((text, Instant::now()));
+        self.outages += u64::from(begins_outage);
+        self.last_error.replace(LastError { text, raised: Instant::now() })
     }
 }
 
 impl AtFork for BufferStats {
     /// The child is another process, which has done nothing yet.
     fn after_fork_in_child(&mut self) {
-        *self = Self::default();
+        mem::forget(mem::take(self)); // there may be a Python object in it
     }
 }
 
-/// The stats of all [`MetricsBuffer`](crate::metrics_buffer::MetricsBuffer)s.
-pub static CONSUMER: LazyLock<Shared<BufferStats>> =
-    LazyLock::new(|| Shared::new(BufferStats::default()).expect("memory"));
-/// The stats of all [`DeliveryBuffer`](crate::delivery_buffer::DeliveryBuffer)s.
-pub static PRODUCER: LazyLock<Shared<BufferStats>> =
-    LazyLock::new(|| Shared::new(BufferStats::default()).expect("memory"));
+/// Makes them. If they were made later, a child that is forked meanwhile would wait for ever.
+pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
+    consumer(py).and(producer(py)).map(drop)
+}
 
-/// Makes both. If they were made later, a child that is forked meanwhile would wait for ever.
-pub fn init_at_import() {
-    LazyLock::force(&CONSUMER);
-    LazyLock::force(&PRODUCER);
+/// The stats of all [`MetricsBuffer`](crate::metrics_buffer::MetricsBuffer)s.
+pub fn consumer(py: Python<'_>) -> PyResult<&'static Shared<BufferStats>> {
+    static CONSUMER: PyOnceLock<Shared<BufferStats>> = PyOnceLock::new();
+    CONSUMER.get_or_try_init(py, || Shared::new(BufferStats::default()).or_memory_error(py))
+}
+
+/// The stats of all [`DeliveryBuffer`](crate::delivery_buffer::DeliveryBuffer)s.
+pub fn producer(py: Python<'_>) -> PyResult<&'static Shared<BufferStats>> {
+    static PRODUCER: PyOnceLock<Shared<BufferStats>> = PyOnceLock::new();
+    PRODUCER.get_or_try_init(py, || Shared::new(BufferStats::default()).or_memory_error(py))
 }
 
 /// Tell what the buffers of this process have done so far. Safe to call from any thread.
@@ -70,21 +87,30 @@ pub fn init_at_import() {
 /// Returns:
 ///     For the consumer's and for the producer's buffers, the fields of `BufferStats` by name.
 #[pyfunction]
-pub fn stats(py: Python<'_>) -> PyResult<(Bound<'_, PyDict>, Bound<'_, PyDict>)> {
-    Ok((fields(py, &CONSUMER)?, fields(py, &PRODUCER)?))
+pub fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+    let (consumer, producer) = (fields(py, consumer(py)?)?, fields(py, producer(py)?)?);
+    objects::tuple(py, [&consumer, &producer])
 }
 
 fn fields<'py>(py: Python<'py>, stats: &Shared<BufferStats>) -> PyResult<Bound<'py, PyDict>> {
-    let stats = stats.lock().clone();
-    let (text, raised) = stats.last_error.unzip();
-    let fields = PyDict::new(py);
-    fields.set_item("flushes", stats.flushes)?;
-    fields.set_item("entries_sent", stats.entries_sent)?;
-    fields.set_item("entries_put_back", stats.entries_put_back)?;
-    fields.set_item("samples_dropped", stats.samples_dropped)?;
-    fields.set_item("backend_errors", stats.backend_errors)?;
-    fields.set_item("last_backend_error", text)?;
-    let seconds = raised.map(|raised| raised.elapsed().as_secs_f64());
-    fields.set_item("seconds_since_last_backend_error", seconds)?;
+    let stats = stats.lock();
+    let counts = [
+        (&interned::FLUSHES, stats.flushes),
+        (&interned::ENTRIES_SENT, stats.entries_sent),
+        (&interned::ENTRIES_PUT_BACK, stats.entries_put_back),
+        (&interned::SAMPLES_DROPPED, stats.samples_dropped),
+        (&interned::BACKEND_ERRORS, stats.backend_errors),
+        (&interned::OUTAGES, stats.outages),
+    ];
+    let last_error = stats.last_error.as_ref().map(|last| (last.text.clone_ref(py), last.raised));
+    drop(stats); // making a dict can run Python code
+    let fields = objects::dict(py)?;
+    for (name, count) in counts {
+        fields.set_item(name.get(py)?, objects::integer(py, count.into())?)?;
+    }
+    let (text, raised) = last_error.unzip();
+    fields.set_item(interned::LAST_BACKEND_ERROR.get(py)?, text)?;
+    let seconds = raised.map(|raised| objects::float(py, raised.elapsed().as_secs_f64()));
+    fields.set_item(interned::SECONDS_SINCE_LAST_BACKEND_ERROR.get(py)?, seconds.transpose()?)?;
     Ok(fields)
 }

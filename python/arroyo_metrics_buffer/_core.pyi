@@ -224,7 +224,7 @@ def add_totals(buffer: MetricsBuffer, timers: dict[str, float], counters: dict[s
 def configure(
     *,
     clock: Callable[[], SupportsFloat | SupportsIndex] | None,
-    on_backend_error: Literal["raise", "log"],
+    on_backend_error: Literal["raise", "log"] | Callable[[Exception], object],
 ) -> None:
     """Choose the clock and the fate of backend errors for all buffers of the process.
 
@@ -233,18 +233,19 @@ def configure(
     Args:
         clock: What buffers made from now on without a clock of their own use: a callable that
             returns seconds, or None for the native monotonic clock.
-        on_backend_error: "raise" or "log", for all buffers from now on.
+        on_backend_error: "raise", "log", or a callable that gets the exception; for all buffers
+            from now on.
 
     Raises:
-        TypeError: `clock` is not callable.
-        ValueError: `on_backend_error` is neither "raise" nor "log".
+        TypeError: `clock` is not callable, or `on_backend_error` neither a str nor callable.
+        ValueError: `on_backend_error` is a str, and neither "raise" nor "log".
     """
 
-def on_backend_error() -> Literal["raise", "log"]:
+def on_backend_error() -> Literal["raise", "log"] | Callable[[Exception], object]:
     """Tell what becomes of an error of a backend, as `configure()` takes it.
 
     Returns:
-        "raise" or "log".
+        "raise", "log", or the callable that gets it.
     """
 
 def stats() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -20,6 +20,8 @@ class BufferStats:
         entries_put_back: Entries that a failed flush kept for the next one, counted each time.
         samples_dropped: Latencies that were dropped because 1,000,000 were pending.
         backend_errors: Flushes that an error of the backend ended.
+        outages: Outages of the backend that began. One begins with a flush that an error of the
+            backend ends, and ends with the same buffer's next flush that is accepted whole.
         last_backend_error: The last one's type and text, at most 1,000 characters of them.
         seconds_since_last_backend_error: How long ago it was raised.
     """
@@ -29,6 +31,7 @@ class BufferStats:
     entries_put_back: int
     samples_dropped: int
     backend_errors: int
+    outages: int
     last_backend_error: str | None
     seconds_since_last_backend_error: float | None
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from arroyo_metrics_buffer import BufferStats, MetricsBuffer, Status, TargetStatus, stats, status
+from arroyo_metrics_buffer._patching.patch import describe
 
 __all__ = ["doctor"]
 
@@ -60,7 +61,9 @@ def doctor(*, as_json: bool) -> int:
     if as_json:
         facts = {
             "protected": protected,
-            **asdict(now),
+            "targets": [asdict(target) for target in now.targets],
+            "on_backend_error": name_of_setting(now),
+            "environment": asdict(now.environment),
             "run": hidden,
             "self_check": asdict(check) if check else None,
             "stats": asdict(stats()),
@@ -130,8 +133,7 @@ def text(now: Status, check: SelfCheck | None, hidden: str | None) -> Iterator[s
     )
     gil = "with the GIL" if environment.gil else "without the GIL"
     yield f"{environment.python} {gil}, {environment.platform}"
-    verb = {"raise": "raised", "log": "logged"}[now.on_backend_error]
-    yield f"Errors of the metrics backend are {verb}."
+    yield f"Errors of the metrics backend are {text_of_setting(name_of_setting(now))}."
     for target in now.targets:
         yield ""
         yield from text_of_target(target)
@@ -144,6 +146,16 @@ def text(now: Status, check: SelfCheck | None, hidden: str | None) -> Iterator[s
     yield f"stats of consumers: {text_of_stats(done.consumer)}"
     yield f"stats of producers: {text_of_stats(done.producer)}"
     yield ""
+
+
+def name_of_setting(now: Status) -> str:
+    """Tell what becomes of backend errors: "raise", "log", or what a callable is named."""
+    setting = now.on_backend_error
+    return setting if isinstance(setting, str) else describe(setting)
+
+
+def text_of_setting(name: str) -> str:
+    return {"raise": "raised", "log": "logged"}.get(name, f"logged, and given to {name}")
 
 
 def text_of_target(target: TargetStatus) -> Iterator[str]:
@@ -162,7 +174,8 @@ def text_of_stats(done: BufferStats) -> str:
     return (
         f"{done.flushes:,} flushes, {done.entries_sent:,} entries sent,"
         f" {done.entries_put_back:,} put back,"
-        f" {done.samples_dropped:,} samples dropped, {done.backend_errors:,} backend errors{last}"
+        f" {done.samples_dropped:,} samples dropped, {done.backend_errors:,} backend errors"
+        f" in {done.outages:,} outages{last}"
     )
 
 

@@ -35,7 +35,7 @@ def install_on_import() -> None:
 def install(
     *,
     clock: Callable[[], float] | None = None,
-    on_backend_error: Literal["raise", "log"] | None = None,
+    on_backend_error: Literal["raise", "log"] | Callable[[Exception], object] | None = None,
 ) -> Status:
     """Replace arroyo's metrics buffers by thread-safe ones.
 
@@ -49,17 +49,21 @@ def install(
         clock: Returns seconds; what buffers made from now on throttle their flushes by, for tests.
             None stands for the system's monotonic coarse clock.
         on_backend_error: What a flush does with an error of the metrics backend, having put back
-            what was not sent: ``"raise"`` it, as arroyo does, or ``"log"`` it, so that an outage of
-            the metrics backend can't stop a consumer. What is no Exception, as KeyboardInterrupt is
-            none, is always raised. None stands for what the environment has as
-            ``ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR``, and for ``"raise"`` where it has nothing.
+            what was not sent. ``"raise"``: raise it, as arroyo does. ``"log"``: log it, so that an
+            outage of the metrics backend can't stop a consumer. The first error of an outage is an
+            ERROR record with its traceback. While the outage lasts there is at most one WARNING a
+            minute, and one when it ends. A callable: log as well, and call it with the exception of
+            each flush that failed. What it raises is reported by ``sys.unraisablehook``. What is no
+            Exception, as KeyboardInterrupt is none, is always raised. None stands for what the
+            environment has as ``ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR``, and for ``"raise"`` where
+            it has nothing.
 
     Returns:
         The status after it.
 
     Raises:
-        TypeError: ``clock`` is not callable.
-        ValueError: ``on_backend_error`` is neither ``"raise"`` nor ``"log"``.
+        TypeError: ``clock`` is not callable, or ``on_backend_error`` neither a str nor callable.
+        ValueError: ``on_backend_error`` is a str, and neither ``"raise"`` nor ``"log"``.
     """
     if on_backend_error is None:
         on_backend_error = variables.on_backend_error()

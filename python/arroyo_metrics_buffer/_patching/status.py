@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -76,7 +77,7 @@ class Status:
     """
 
     targets: tuple[TargetStatus, ...]
-    on_backend_error: Literal["raise", "log"]
+    on_backend_error: Literal["raise", "log"] | Callable[[Exception], object]
     environment: Environment
 
     @property
