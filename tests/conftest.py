@@ -48,6 +48,15 @@ def installed() -> Iterator[None]:
 
 
 @pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
+    """What is reported by ``sys.unraisablehook`` in the test."""
+    reported: list[BaseException | None] = []
+    hook = "sys.unraisablehook"
+    monkeypatch.setattr(hook, lambda report: reported.append(report.exc_value))
+    return reported
+
+
+@pytest.fixture
 def upstream() -> type:
     """arroyo's own class."""
     arroyo_metrics_buffer.uninstall()

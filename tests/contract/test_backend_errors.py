@@ -189,10 +189,10 @@ def test_errors_can_be_logged_instead_so_that_they_stop_no_consumer(
     buffer.flush()
 
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("arroyo_metrics_buffer", logging.WARNING)
+    assert (record.name, record.levelno) == ("arroyo_metrics_buffer", logging.ERROR)
     assert record.getMessage() == (
-        "flush ended by support.backends.Outage: the metrics backend is down;"
-        " 2 of 5 entries sent, 3 kept for the next flush"
+        "an outage of the metrics backend begins: flush ended by support.backends.Outage: the"
+        " metrics backend is down; 2 of 5 entries sent, 3 kept for the next flush"
     )
     assert record.exc_info is not None
     assert record.exc_info[1] is backend.error

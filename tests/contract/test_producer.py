@@ -258,12 +258,11 @@ def test_a_backend_error_can_be_logged_instead_of_raised(
     backend.accepts = 1
     producer.flush(0)
     assert pending(producer).snapshot()[0] == {}
-    (record, _) = (
-        caplog.records
-    )  # one for what was pending before, one for after librdkafka's flush
-    assert record.levelno == logging.WARNING
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
     assert record.getMessage() == (
-        "flush ended by support.backends.Outage; 1 of 2 entries sent, 1 kept for the next flush"
+        "an outage of the metrics backend begins: flush ended by support.backends.Outage;"
+        " 1 of 2 entries sent, 1 kept for the next flush"
     )
     assert record.exc_info is not None
 

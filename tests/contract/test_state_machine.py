@@ -42,6 +42,7 @@ from support.threads import DEADLINE
 from support.times import UNIT
 
 MAX_COUNT = 2**63 - 1
+SECONDS_BETWEEN_RECORDS = 60
 LOGGER = logging.getLogger("arroyo_metrics_buffer")
 
 AnyCall = TypeVar("AnyCall", Call, TaggedCall)
@@ -195,6 +196,28 @@ class Flush(NamedTuple, Generic[AnyCall]):
 
     backend: Any
     rest: list[AnyCall]
+    began: float
+    sends: bool
+
+
+class OutageModel:
+    """What is told of an outage."""
+
+    def __init__(self) -> None:
+        self.told: float | None = None
+
+    def failed(self, now: float) -> int | None:
+        """The level of a record, if there is one to make."""
+        first = self.told is None
+        if self.told is not None and abs(now - self.told) < SECONDS_BETWEEN_RECORDS:
+            return None
+        self.told = now
+        return logging.ERROR if first else logging.WARNING
+
+    def ends(self) -> bool:
+        """Whether a flush that was accepted ends one."""
+        ended, self.told = self.told is not None, None
+        return ended
 
 
 class Machine(RuleBasedStateMachine, Generic[AnyCall]):
@@ -212,7 +235,11 @@ class Machine(RuleBasedStateMachine, Generic[AnyCall]):
         self.now: float = 0.0
         self.last_flush: float = 0.0
         self.interval: float = math.inf
-        self.logged: list[bool] = []  # for each flush that failed: whether the log has its error
+        self.has_clock: bool = True
+        self.outage: OutageModel = OutageModel()
+        self.levels: list[int] = []  # of the records that there should be
+        self.given: list[Exception] = []  # what the callable got
+        self.given_by_model: list[type[BaseException]] = []
         self.log: Log = Log()
         LOGGER.addHandler(self.log)
         self.errors_are(on_backend_error="raise")
@@ -246,26 +273,38 @@ class Machine(RuleBasedStateMachine, Generic[AnyCall]):
 
     def begin_flush(self, worker: int, backend: object) -> object:
         self.last_flush = self.now
+        began = self.now if self.has_clock else 0.0
+        taken = self.take()
+        flush = Flush(backend, taken, began, sends=bool(taken))
         if backend is None:
             error = AttributeError()
-            return error if self.fail_flush(self.take(), error) else None
-        self.flushes[worker].append(Flush(backend, self.take()))
+            return error if self.fail_flush(flush, error) else None
+        self.flushes[worker].append(flush)
         return self.go_on(worker)
 
     def go_on(self, worker: int) -> object:
         """What comes next in the flush that the worker is in."""
-        backend, rest = self.flushes[worker][-1]
-        if rest:
-            return backend, exact(rest[0])
+        flush = self.flushes[worker][-1]
+        if flush.rest:
+            return flush.backend, exact(flush.rest[0])
         self.flushes[worker].pop()
+        if flush.sends and self.outage.ends() and self.on_backend_error != "raise":
+            self.levels.append(logging.WARNING)
         return None
 
-    def fail_flush(self, rest: list[AnyCall], error: BaseException) -> bool:
+    def fail_flush(self, flush: Flush[AnyCall], error: BaseException) -> bool:
         """Whether its error is raised."""
-        self.put_back(rest)
-        is_raised = self.on_backend_error == "raise" or not isinstance(error, Exception)
-        self.logged.append(not is_raised)
-        return is_raised
+        self.put_back(flush.rest)
+        is_exit = not isinstance(error, Exception)
+        level = None if is_exit else self.outage.failed(flush.began)
+        if is_exit or self.on_backend_error == "raise":
+            self.levels.append(logging.WARNING)
+            return True
+        if level is not None:
+            self.levels.append(level)
+        if self.on_backend_error == "call":
+            self.given_by_model.append(type(error))
+        return False
 
     def tell(self, worker: int, order: Order, expected: object) -> None:
         report = self.workers[worker].tell(order)
@@ -304,25 +343,33 @@ class Machine(RuleBasedStateMachine, Generic[AnyCall]):
     def fail(self, worker: int, error: type[BaseException]) -> None:
         worker = self.inside(worker)
         raised = error()
-        is_raised = self.fail_flush(self.flushes[worker].pop().rest, raised)
+        is_raised = self.fail_flush(self.flushes[worker].pop(), raised)
         self.tell(worker, raised, raised if is_raised else None)
 
     @rule(
         # Backwards too, and in quarters, of which many differences are exactly the interval.
         seconds=st.integers(-4, 8).map(lambda quarters: quarters / 4)
-        | st.sampled_from([math.nextafter(1, 2), math.inf, -1e300])
+        | st.sampled_from([math.nextafter(1, 2), 30.0, 60.0, -60.0, math.inf, -1e300])
     )
     def pass_time(self, seconds: float) -> None:
         self.now = max(-1e300, min(self.now + seconds, 1e300))
 
-    @rule(on_backend_error=st.sampled_from(["raise", "log"]))
-    def errors_are(self, on_backend_error: Literal["raise", "log"]) -> None:
+    @rule(on_backend_error=st.sampled_from(["raise", "log", "call"]))
+    def errors_are(self, on_backend_error: Literal["raise", "log", "call"]) -> None:
         self.on_backend_error = on_backend_error
-        arroyo_metrics_buffer.install(on_backend_error=on_backend_error)
+        arroyo_metrics_buffer.install(
+            on_backend_error=self.given.append if on_backend_error == "call" else on_backend_error
+        )
 
     @invariant()
-    def each_flush_that_failed_left_one_record(self) -> None:
-        assert [bool(record.exc_info) for record in self.log.records] == self.logged
+    def each_outage_left_its_records(self) -> None:
+        assert [record.levelno for record in self.log.records] == self.levels
+        tracebacks = [bool(record.exc_info) for record in self.log.records]
+        assert tracebacks == [level == logging.ERROR for level in self.levels]
+
+    @invariant()
+    def the_callable_got_each_error_in_its_time(self) -> None:
+        assert [type(error) for error in self.given] == self.given_by_model
 
     @invariant()
     def what_was_sent_is_the_models(self) -> None:
@@ -375,6 +422,7 @@ class MetricsBufferMachine(Machine[Call]):
     def make(self, cls: type[MetricsBuffer], interval: float | None, sharded: bool) -> None:  # noqa: FBT001
         self.backend: ToldBackend | None = None
         self.interval = math.inf if interval is None else interval
+        self.has_clock = interval is not None
         self.begun_flushes = 0
         self.made = merged()
         # Asked when a buffer is made, and new in CPython 3.13.

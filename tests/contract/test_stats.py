@@ -20,7 +20,7 @@ from support.new_interpreter import in_new_interpreter
 from support.producers import closed_after_test
 from support.threads import run_together
 
-NOTHING_DONE = BufferStats(0, 0, 0, 0, 0, None, None)
+NOTHING_DONE = BufferStats(0, 0, 0, 0, 0, 0, None, None)
 
 
 def counts(of: BufferStats, **more: int) -> dict[str, int]:
@@ -73,7 +73,7 @@ def test_a_backend_error_is_counted_and_told_and_what_it_put_back(on_backend_err
             buffer.flush()
     after = stats().consumer
     assert counts(after) == counts(
-        before, flushes=2, entries_sent=1, entries_put_back=4, backend_errors=2
+        before, flushes=2, entries_sent=1, entries_put_back=4, backend_errors=2, outages=1
     )
     assert after.last_backend_error == "support.backends.Outage: the metrics backend is down"
     assert after.seconds_since_last_backend_error is not None
@@ -103,7 +103,7 @@ def test_a_backend_error_is_counted_and_told_and_what_it_put_back(on_backend_err
             Outage("x" * 5000),
             "support.backends.Outage: " + "x" * (1000 - len("support.backends.Outage: ")),
         ),
-        (ValueError("\ud800"), "ValueError: " + "\N{REPLACEMENT CHARACTER}" * 3),
+        (ValueError("\ud800"), "ValueError: \\ud800"),
     ],
 )
 def test_the_text_of_the_last_backend_error_is_what_a_traceback_ends_with(
@@ -137,11 +137,15 @@ class MuteError(Exception):
         raise self.raised
 
 
-def test_an_error_that_has_no_text_is_still_the_one_that_is_raised() -> None:
-    buffer = MetricsBuffer(Raising(MuteError(ZeroDivisionError())), flush_interval=math.inf)
+def test_an_error_that_has_no_text_is_still_the_one_that_is_raised(
+    unraisable: list[BaseException | None],
+) -> None:
+    mute = ZeroDivisionError()
+    buffer = MetricsBuffer(Raising(MuteError(mute)), flush_interval=math.inf)
     buffer.incr_counter("x", 1)
     with pytest.raises(MuteError):
         buffer.flush()
+    assert unraisable == [mute]
     assert buffer.snapshot() == ({}, {"x": 1})
     assert stats().consumer.last_backend_error == "an error that can't be told in words"
 
@@ -154,7 +158,9 @@ def test_an_interrupt_while_the_text_is_made_is_raised_and_nothing_is_lost() -> 
         buffer.flush()
     assert buffer.snapshot() == ({}, {"x": 1})
     after = stats().consumer
-    assert counts(after) == counts(before, flushes=1, entries_put_back=1, backend_errors=1)
+    assert counts(after) == counts(
+        before, flushes=1, entries_put_back=1, backend_errors=1, outages=1
+    )
     assert after.last_backend_error == "an error that can't be told in words"
 
 
@@ -262,7 +268,7 @@ def test_a_fork_while_the_text_is_made_leaves_the_error_to_the_parent() -> None:
     assert error.child is not None
     assert os.waitpid(error.child, 0)[1] == 0
     assert counts(stats().consumer) == counts(
-        before, flushes=1, entries_put_back=1, backend_errors=1
+        before, flushes=1, entries_put_back=1, backend_errors=1, outages=1
     )
 
 
