@@ -61,6 +61,19 @@ def test_what_becomes_of_backend_errors_is_told(setting: str, verb: str) -> None
     assert facts["on_backend_error"] == setting
 
 
+def test_a_callable_that_gets_backend_errors_is_told_by_its_name() -> None:
+    install = "import arroyo_metrics_buffer, json; from threading import Lock\n"
+    install += "class Reporter:\n lock = Lock()\n def report(self, error): pass\n"
+    install += "arroyo_metrics_buffer.install(on_backend_error=%s)"
+    first = install % "json.dumps"
+    where = f"json.dumps ({json.__file__}:{json.dumps.__code__.co_firstlineno})"
+    told = f"\nErrors of the metrics backend are logged, and given to {where}.\n"
+    assert told in doctor(first=first).stdout
+    assert json.loads(doctor("--json", first=first).stdout)["on_backend_error"] == where
+    facts = json.loads(doctor("--json", first=install % "Reporter().report").stdout)
+    assert facts["on_backend_error"] == "__main__.Reporter.report"
+
+
 def test_where_the_package_is_disabled_it_exits_with_1() -> None:
     ran = doctor(ARROYO_METRICS_BUFFER_DISABLE="1")
     assert ran.returncode == 1

@@ -211,7 +211,7 @@ SENSIBLE_ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
     "counts": st.dictionaries(st.sampled_from(STATUSES), numeric),
     "latencies": st.lists(numeric, max_size=4),
     "producer_name": st.none() | texts,
-    "on_backend_error": st.sampled_from(["raise", "log"]),
+    "on_backend_error": st.sampled_from(["raise", "log"]) | callables,
 }
 
 

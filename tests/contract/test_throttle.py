@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 from arroyo.processing import processor
 
+import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Recorder
 from support.threads import DEADLINE, run_together
@@ -166,6 +167,36 @@ def test_a_clock_that_returns_nan_is_refused_and_nothing_is_lost(backend: Record
     now = 2.0
     buffer.incr_counter("x", 1)
     assert backend.calls == [("increment", "x", 2)]
+
+
+def test_with_a_wall_clock_that_is_set_back_no_flush_is_due_until_it_has_caught_up(
+    monkeypatch: pytest.MonkeyPatch, backend: Recorder
+) -> None:
+    now = ManualClock()
+    monkeypatch.setattr(time, "time", now)
+    arroyo_metrics_buffer.install(clock=time.time)
+    now.now = 5000.0
+    buffer = MetricsBuffer(backend, flush_interval=1.0)
+    for now.now in (1400.0, 4999.0, 5001.0):
+        buffer.incr_counter("x", 1)
+    assert backend.calls == []
+    now.now = 5001.5
+    buffer.incr_counter("x", 1)
+    assert backend.calls == [("increment", "x", 4)]
+
+
+def test_a_flush_sets_a_clock_right_that_was_set_back(
+    buffer: MetricsBuffer, backend: Recorder, clock: ManualClock
+) -> None:
+    clock.now = 5000.0
+    buffer.flush()
+    clock.now = 1400.0
+    buffer.incr_counter("x", 1)
+    buffer.flush()
+    assert backend.calls == [("increment", "x", 1)]
+    clock.now = 1401.5
+    buffer.incr_counter("x", 1)
+    assert backend.calls == [("increment", "x", 1)] * 2
 
 
 def test_the_native_clock_lets_calls_flush() -> None:

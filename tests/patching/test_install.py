@@ -218,20 +218,28 @@ def test_status_is_frozen() -> None:
             setattr(frozen, field, "x")
 
 
+WANTED = "^on_backend_error must be 'raise', 'log' or callable, not"
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"clock": 1}, TypeError, "clock must be callable, not int"),
-        ({"on_backend_error": "ignore"}, ValueError, "must be .raise. or .log., not .ignore."),
+        ({"on_backend_error": "ignore"}, ValueError, f"{WANTED} 'ignore'$"),
+        ({"on_backend_error": "\ud800"}, ValueError, WANTED + r" '\\ud800'$"),
+        ({"on_backend_error": 1}, TypeError, f"{WANTED} int$"),
+        ({"on_backend_error": b"log"}, TypeError, f"{WANTED} bytes$"),
     ],
 )
 def test_bad_settings_are_refused_and_change_nothing(
     arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     arroyo_metrics_buffer.uninstall()
+    arroyo_metrics_buffer._core.configure(clock=None, on_backend_error=print)
     with pytest.raises(error, match=message):
         arroyo_metrics_buffer.install(**arguments)
     assert state() == "disabled"
+    assert arroyo_metrics_buffer.status().on_backend_error is print
 
 
 # Shapes that are not arroyo's as known

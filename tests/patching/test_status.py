@@ -104,6 +104,7 @@ def test_a_distribution_that_is_not_there_has_no_version() -> None:
 def test_the_setting_that_is_in_force_is_told() -> None:
     assert status().on_backend_error == "raise"
     assert arroyo_metrics_buffer.install(on_backend_error="log").on_backend_error == "log"
+    assert arroyo_metrics_buffer.install(on_backend_error=print).on_backend_error is print
     assert arroyo_metrics_buffer.uninstall().on_backend_error == "raise"
 
 

@@ -29,11 +29,17 @@ class Mine(MetricsBuffer):
         super().__init__(flush_interval=1)
         self.owner = owner
 Mine("me").incr_counter("x", 1)
+def report(error: BaseException | None = None, scope: str | None = None) -> str | None: ...
+install(on_backend_error=report)
 """,
             None,
         ),
         (
             "from arroyo_metrics_buffer import install\ninstall(on_backend_error='ignore')\n",
+            "arg-type",
+        ),
+        (
+            "from arroyo_metrics_buffer import install\ninstall(on_backend_error=lambda: None)\n",
             "arg-type",
         ),
         (
