@@ -3,10 +3,9 @@
 use std::time::Instant;
 
 use arroyo_metrics_buffer_core::fork;
-use arroyo_metrics_buffer_core::lock::MutexGuard;
+use arroyo_metrics_buffer_core::lock::{Mutex, MutexGuard};
 use arroyo_metrics_buffer_core::memory::OutOfMemory;
 use arroyo_metrics_buffer_core::pending::{Contents, Pending, Taken};
-use arroyo_metrics_buffer_core::shared::Shared;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -30,14 +29,14 @@ impl<C: Contents> Buffer<C> {
     /// flushes are counted in `stats`.
     pub fn new(
         py: Python<'_>,
-        stats: &'static Shared<BufferStats>,
+        stats: &'static Mutex<BufferStats>,
         shards: usize,
         flush_interval: f64,
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let clock = match clock {
             Some(clock) => Some(arguments::callable("clock", clock)?),
-            None => settings::clock(py)?,
+            None => settings::clock(py),
         };
         let clock = clock.map_or(Clock::Native, Clock::Callable);
         let pending = Pending::sharded(shards, flush_interval, clock.now(py)?);

@@ -47,7 +47,7 @@ impl DeliveryBuffer {
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let flush_interval = arguments::interval("flush_interval", flush_interval)?;
-        Ok(Self { buffer: Buffer::new(py, stats::producer(py)?, 1, flush_interval, clock)? })
+        Ok(Self { buffer: Buffer::new(py, &stats::PRODUCER, 1, flush_interval, clock)? })
     }
 
     /// Count one delivery.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arroyo_metrics_buffer_core::deliveries::MAX_LATENCIES;
 use arroyo_metrics_buffer_core::fork;
+use arroyo_metrics_buffer_core::lock::Mutex;
 use arroyo_metrics_buffer_core::outage::{Ended, Failure, Outage};
 use arroyo_metrics_buffer_core::shared::Shared;
 use pyo3::exceptions::PyException;
@@ -61,13 +62,13 @@ pub fn is_timed(py: Python<'_>) -> PyResult<bool> {
 
 /// Tells of the flushes of one buffer.
 pub struct Reporting {
-    stats: &'static Shared<BufferStats>,
+    stats: &'static Mutex<BufferStats>,
     outage: Shared<Outage>,
 }
 
 impl Reporting {
     /// Flushes are counted in `stats`.
-    pub fn new(py: Python<'_>, stats: &'static Shared<BufferStats>) -> PyResult<Self> {
+    pub fn new(py: Python<'_>, stats: &'static Mutex<BufferStats>) -> PyResult<Self> {
         Ok(Self { stats, outage: Shared::new(Outage::default()).or_memory_error(py)? })
     }
 

@@ -3,7 +3,8 @@
 use std::mem;
 
 use arroyo_metrics_buffer_core::fork::AtFork;
-use arroyo_metrics_buffer_core::shared::Shared;
+use arroyo_metrics_buffer_core::lock::{Mutex, mutex};
+use arroyo_metrics_buffer_core::shared::share;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -38,29 +39,25 @@ impl OnBackendError {
 
 impl AtFork for Settings {}
 
-/// Makes the defaults. If they were made later, a child that is forked meanwhile would wait for ever.
-pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
-    settings(py).map(drop)
-}
+static SETTINGS: Mutex<Settings> =
+    mutex(Settings { clock: None, on_backend_error: OnBackendError::Raise });
 
-fn settings(py: Python<'_>) -> PyResult<&'static Shared<Settings>> {
-    static SETTINGS: PyOnceLock<Shared<Settings>> = PyOnceLock::new();
-    SETTINGS.get_or_try_init(py, || {
-        let defaults = Settings { clock: None, on_backend_error: OnBackendError::Raise };
-        Shared::new(defaults).or_memory_error(py)
-    })
+/// Has every fork take the lock.
+pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
+    static DONE: PyOnceLock<()> = PyOnceLock::new();
+    // Once, though an import that failed may be tried again.
+    DONE.get_or_try_init(py, || share(&SETTINGS).or_memory_error(py)).copied()
 }
 
 /// The clock of buffers that are made without one; `None` is the native clock.
-pub fn clock(py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-    let settings = settings(py)?.lock();
-    Ok(settings.clock.as_ref().map(|clock| clock.clone_ref(py)))
+pub fn clock(py: Python<'_>) -> Option<Py<PyAny>> {
+    let settings = SETTINGS.lock();
+    settings.clock.as_ref().map(|clock| clock.clone_ref(py))
 }
 
 /// What becomes of an error that a backend raises now.
 pub fn backend_errors(py: Python<'_>) -> OnBackendError {
-    // There are settings, since they were made at import.
-    settings(py).map_or(OnBackendError::Raise, |all| all.lock().on_backend_error.clone_ref(py))
+    SETTINGS.lock().on_backend_error.clone_ref(py)
 }
 
 /// Tell what becomes of an error of a backend, as `configure()` takes it.
@@ -95,13 +92,12 @@ pub fn configure(
     clock: Option<Bound<'_, PyAny>>,
     on_backend_error: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let py = on_backend_error.py();
-    let chosen = Settings {
+    let settings = Settings {
         clock: clock.map(|clock| arguments::callable("clock", &clock)).transpose()?,
         on_backend_error: on_backend_error_of(on_backend_error)?,
     };
     // The old clock and callable may be dropped here, so not under the lock.
-    let _old = mem::replace(&mut *settings(py)?.lock(), chosen);
+    let _old = mem::replace(&mut *SETTINGS.lock(), settings);
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use std::mem;
 use std::time::Instant;
 
 use arroyo_metrics_buffer_core::fork::AtFork;
-use arroyo_metrics_buffer_core::shared::Shared;
+use arroyo_metrics_buffer_core::lock::{Mutex, mutex};
+use arroyo_metrics_buffer_core::shared::share;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -15,7 +16,6 @@ use crate::objects::OrMemoryError;
 use crate::{interned, objects};
 
 /// What all buffers of one class have done; Python's class of this name has the same counts.
-#[derive(Default)]
 pub struct BufferStats {
     /// Flushes that had something to send.
     flushes: u64,
@@ -35,6 +35,16 @@ pub struct LastError {
 }
 
 impl BufferStats {
+    const NOTHING_DONE: Self = Self {
+        flushes: 0,
+        entries_sent: 0,
+        entries_put_back: 0,
+        samples_dropped: 0,
+        backend_errors: 0,
+        outages: 0,
+        last_error: None,
+    };
+
     /// Counts a flush that sent and put back so many entries, if there were any, and the samples
     /// that were dropped before it.
     pub fn count_flush(&mut self, sent: usize, put_back: usize, dropped: u64) {
@@ -61,25 +71,24 @@ impl BufferStats {
 impl AtFork for BufferStats {
     /// The child is another process, which has done nothing yet.
     fn after_fork_in_child(&mut self) {
-        mem::forget(mem::take(self)); // there may be a Python object in it
+        let parents = mem::replace(self, Self::NOTHING_DONE);
+        mem::forget(parents); // there may be a Python object in it
     }
 }
 
-/// Makes them. If they were made later, a child that is forked meanwhile would wait for ever.
-pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
-    consumer(py).and(producer(py)).map(drop)
-}
-
 /// The stats of all [`MetricsBuffer`](crate::metrics_buffer::MetricsBuffer)s.
-pub fn consumer(py: Python<'_>) -> PyResult<&'static Shared<BufferStats>> {
-    static CONSUMER: PyOnceLock<Shared<BufferStats>> = PyOnceLock::new();
-    CONSUMER.get_or_try_init(py, || Shared::new(BufferStats::default()).or_memory_error(py))
-}
-
+pub static CONSUMER: Mutex<BufferStats> = mutex(BufferStats::NOTHING_DONE);
 /// The stats of all [`DeliveryBuffer`](crate::delivery_buffer::DeliveryBuffer)s.
-pub fn producer(py: Python<'_>) -> PyResult<&'static Shared<BufferStats>> {
-    static PRODUCER: PyOnceLock<Shared<BufferStats>> = PyOnceLock::new();
-    PRODUCER.get_or_try_init(py, || Shared::new(BufferStats::default()).or_memory_error(py))
+pub static PRODUCER: Mutex<BufferStats> = mutex(BufferStats::NOTHING_DONE);
+
+/// Has every fork take the locks.
+pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
+    static DONE: [PyOnceLock<()>; 2] = [PyOnceLock::new(), PyOnceLock::new()];
+    for (done, stats) in DONE.iter().zip([&CONSUMER, &PRODUCER]) {
+        // Once, though an import that failed may be tried again.
+        done.get_or_try_init(py, || share(stats).or_memory_error(py))?;
+    }
+    Ok(())
 }
 
 /// Tell what the buffers of this process have done so far. Safe to call from any thread.
@@ -88,11 +97,11 @@ pub fn producer(py: Python<'_>) -> PyResult<&'static Shared<BufferStats>> {
 ///     For the consumer's and for the producer's buffers, the fields of `BufferStats` by name.
 #[pyfunction]
 pub fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
-    let (consumer, producer) = (fields(py, consumer(py)?)?, fields(py, producer(py)?)?);
+    let (consumer, producer) = (fields(py, &CONSUMER)?, fields(py, &PRODUCER)?);
     objects::tuple(py, [&consumer, &producer])
 }
 
-fn fields<'py>(py: Python<'py>, stats: &Shared<BufferStats>) -> PyResult<Bound<'py, PyDict>> {
+fn fields<'py>(py: Python<'py>, stats: &Mutex<BufferStats>) -> PyResult<Bound<'py, PyDict>> {
     let stats = stats.lock();
     let counts = [
         (&interned::FLUSHES, stats.flushes),

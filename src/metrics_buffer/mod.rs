@@ -102,7 +102,7 @@ impl MetricsBuffer {
             Some(metrics) => metrics,
             None => arroyo_metrics(py)?,
         };
-        let buffer = Buffer::new(py, stats::consumer(py)?, shards(py)?, flush_interval, clock)?;
+        let buffer = Buffer::new(py, &stats::CONSUMER, shards(py)?, flush_interval, clock)?;
         self.buffer.set(buffer).map_err(|_| {
             let message =
                 format_args!("MetricsBuffer.__init__() was called before, make a new buffer");
