@@ -201,7 +201,8 @@ def test_a_call_without_memory_raises_memory_error_or_does_its_work(
             assert total(buffer) - before in added
 
     failures = with_every_allocation_failing(lambda: filled(case), case.call, check)
-    assert failures > 0 or not case.allocates
+    is_told = on_backend_error == "log" and "flush" in name  # and not raised
+    assert failures > 0 or is_told or not case.allocates
 
 
 class ProducerAccount:
