@@ -62,9 +62,10 @@ install: $(VENV)/built
 demo: install
 	@$(BIN)/python -m arroyo_metrics_buffer demo
 
-## Longer: run a consumer group on a real Kafka broker; needs Java, Maven and Go.
+## Longer: run consumers on a real Kafka broker, and kill it; needs Java, Maven, Go.
 e2e: install
 	@$(BIN)/python e2e/end_to_end.py
+	@$(BIN)/python e2e/end_to_end.py --kill-broker
 
 # Releases of arroyo to test with, beside the one that is installed. They are pure Python: one folder
 # serves every interpreter.

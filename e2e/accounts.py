@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ledger import CALLBACK_LATENCY, METRICS, PRODUCE_STATUS
-from scenario import KILLED, Member
+from ledger import CALLBACK_LATENCY, FAILED, METRICS, SUCCEEDED
+from scenario import Member
 from servers import Series, StatsD
 
 SETTLE_TIMEOUT = 20  # seconds until the server has taken in what it was sent
@@ -24,6 +24,8 @@ class Account(NamedTuple):
     metric: str
     made: float
     delivered: float
+    killed: bool
+    """The consumer was, so it may have lost some."""
 
     @property
     def lost(self) -> float:
@@ -35,9 +37,20 @@ class Account(NamedTuple):
 def balance(members: Mapping[int, Member], scraped: Mapping[Series, float]) -> list[Account]:
     """An account for each metric of each consumer."""
     made = {number: member.record.totals() for number, member in members.items()}
-    metrics = [metric for metric in METRICS if any(totals[metric] for totals in made.values())]
+    # arroyo sends metrics past the buffers as well, but none that has the tags of a delivery.
+    metrics = [
+        metric
+        for metric in METRICS
+        if metric in (SUCCEEDED, FAILED) or any(totals[metric] for totals in made.values())
+    ]
     return [
-        Account(number, metric, totals[metric], delivered(scraped, number, metric))
+        Account(
+            number,
+            metric,
+            totals[metric],
+            delivered(scraped, number, metric),
+            members[number].killed_at is not None,
+        )
         for metric in metrics
         for number, totals in made.items()
     ]
@@ -45,12 +58,13 @@ def balance(members: Mapping[int, Member], scraped: Mapping[Series, float]) -> l
 
 def delivered(scraped: Mapping[Series, float], number: int, metric: str) -> float:
     """What the server has of a consumer's metric."""
-    name, labels = metric.replace(".", "_"), {"consumer": str(number)}
-    if metric in (PRODUCE_STATUS, CALLBACK_LATENCY):
-        # With the tags of its producer: arroyo's Produce has a metric of the first name too.
+    name, _, status = metric.replace(".", "_").partition(" ")
+    labels = {"consumer": str(number)}
+    if status or metric == CALLBACK_LATENCY:
+        # With the tags of its producer: arroyo's Produce counts by status under that name too.
         labels["producer_name"] = f"consumer-{number}"
-    if metric == PRODUCE_STATUS:
-        labels["status"] = "success"
+    if status:
+        labels["status"] = status
     # A counter, or else a timer: of latencies, which are sent one by one, the number, of others the
     # sum. What arroyo sends is seconds, what a StatsD server takes it for is milliseconds.
     suffix, unit = ("_count", 1) if metric == CALLBACK_LATENCY else ("_sum", 1_000)
@@ -82,14 +96,16 @@ def age_of_loss(killed: Member, killed_at: float, accounts: Sequence[Account]) -
 
 
 def table(accounts: Sequence[Account]) -> str:
-    """By metric: of all consumers that ended, and of the one that was killed."""
-    rows = [["metric", "made", "delivered", "lost", "by the killed", "lost"]]
+    """By metric: of all consumers that ended, and of the one that was killed, if one was."""
+    any_killed = any(account.killed for account in accounts)
+    rows = [["metric", "made", "delivered", "lost"] + ["by the killed", "lost"] * any_killed]
     for metric in dict.fromkeys(account.metric for account in accounts):
-        ended = [a for a in accounts if a.metric == metric and a.consumer != KILLED]
-        killed = [a for a in accounts if a.metric == metric and a.consumer == KILLED]
+        ended = [a for a in accounts if a.metric == metric and not a.killed]
+        killed = [a for a in accounts if a.metric == metric and a.killed]
         sums = [sum(a.made for a in ended), sum(a.delivered for a in ended)]
         sums += [sum(a.lost for a in ended)]
-        sums += [sum(a.made for a in killed), sum(a.lost for a in killed)]
+        if any_killed:
+            sums += [sum(a.made for a in killed), sum(a.lost for a in killed)]
         rows.append([metric, *map(amount, sums)])
     return aligned(rows)
 

@@ -28,6 +28,7 @@ from arroyo.backends.kafka import (
     build_kafka_producer_configuration,
 )
 from arroyo.backends.kafka import consumer as kafka
+from arroyo.errors import ConsumerError
 from arroyo.processing import processor
 from arroyo.processing.strategies import (
     CommitOffsets,
@@ -40,15 +41,20 @@ from arroyo.processing.strategies import (
 from arroyo.processing.strategies.run_task_with_multiprocessing import MultiprocessingPool
 from arroyo.types import BrokerValue, Commit, FilteredPayload, Message, Partition, Topic
 from arroyo.utils.metrics import Metrics, Tags, configure_metrics
+from arroyo.utils.retries import RetryException
+from confluent_kafka import KafkaException
 from datadog.dogstatsd.base import DogStatsd
 
 from arroyo_metrics_buffer import status
-from ledger import CALLBACK_LATENCY, COUNTERS, PRODUCE_STATUS, TIMERS, Ledger
+from ledger import CALLBACK_LATENCY, COUNTERS, FAILED, SUCCEEDED, TIMERS, Ledger
 
 SOURCE, DESTINATION, LAST, GROUP = Topic("source"), Topic("destination"), Topic("last"), "e2e"
 # A consumer that is gone without a word is missed after six seconds, the least a broker admits.
 SESSION = {"session.timeout.ms": 6_000, "heartbeat.interval.ms": 1_000}
+# What arroyo raises when it can't deliver a message, commit an offset or read from the broker.
+BROKER_ERRORS = (ConsumerError, KafkaException, RetryException)
 SILENT = {"log_level": 0}  # librdkafka logs emergencies only
+OUTAGE = {"message.timeout.ms": 3_000}  # until a delivery fails
 END_TIMEOUT = 30.0  # seconds for threads to end, for deliveries and packets to be sent
 
 # Seconds between two turns of a thread. Some pauses of those that flush are longer than arroyo's
@@ -56,6 +62,7 @@ END_TIMEOUT = 30.0  # seconds for threads to end, for deliveries and packets to 
 WRITE_PAUSES = (0.004,)
 FLUSH_PAUSES = (0.001,) * 20 + (0.05,) * 10 + (1.5,)
 FORK_PAUSES = (0.3,)
+PRODUCE_PAUSES = (0.01,)
 SAMPLE_PAUSES = (0.05,)
 WRITES = 40  # a turn
 LAST_MESSAGES = 1_000
@@ -137,7 +144,7 @@ def entered(ledger: Ledger) -> Generator[None]:
         def _ConfluentProducer__metrics_delivery_callback(  # noqa: N802 - arroyo's name for it
             self, error: object, message: object, sent_at: float
         ) -> None:
-            ledger.add(PRODUCE_STATUS)
+            ledger.add(SUCCEEDED if error is None else FAILED)
             ledger.add(CALLBACK_LATENCY)
             super()._ConfluentProducer__metrics_delivery_callback(error, message, sent_at)
 
@@ -249,10 +256,14 @@ def fork(buffer: Any, backend: Backend, threads: Threads) -> None:
     os._exit(0)
 
 
+def produce(producer: KafkaProducer) -> None:
+    producer.produce(LAST, KafkaPayload(None, b"", []))
+
+
 def produce_and_close(producer: KafkaProducer) -> None:
     """Close the producer with messages under way: its last flush delivers them, and reports it."""
     for _ in range(LAST_MESSAGES):
-        producer.produce(LAST, KafkaPayload(None, b"", []))
+        produce(producer)
     producer.close().result(END_TIMEOUT)
 
 
@@ -260,8 +271,11 @@ def pipeline(
     options: argparse.Namespace, ledger: Ledger
 ) -> tuple[processor.StreamProcessor[KafkaPayload], KafkaProducer]:
     """What an application makes of arroyo."""
-    servers, name = [options.servers], {"client.id": f"consumer-{options.number}"}
-    producer = KafkaProducer(build_kafka_producer_configuration({}, servers, SILENT | name))
+    servers = [options.servers]
+    settings: dict[str, Any] = {"client.id": f"consumer-{options.number}", **SILENT}
+    if options.outage:
+        settings |= OUTAGE
+    producer = KafkaProducer(build_kafka_producer_configuration({}, servers, settings))
     consumer = KafkaConsumer(
         build_kafka_consumer_configuration(
             {}, GROUP, "earliest", bootstrap_servers=servers, override_params=SILENT | SESSION
@@ -269,6 +283,15 @@ def pipeline(
     )
     copy = Copy(options.number, producer, ledger, options.workers)
     return processor.StreamProcessor(consumer, SOURCE, copy), producer
+
+
+def run(stream: processor.StreamProcessor[KafkaPayload], ledger: Ledger) -> None:
+    """Run the processor until it is told to stop, or ends for the broker."""
+    try:
+        stream.run()
+    except BROKER_ERRORS:
+        traceback.print_exc()
+        ledger.add("ended")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -296,13 +319,16 @@ def main(options: argparse.Namespace) -> None:
         threads.repeat(ledger.sample, pauses=SAMPLE_PAUSES)
         if options.forking:
             threads.repeat(fork, buffer, backend, threads, pauses=FORK_PAUSES)
+        if options.outage:
+            threads.repeat(produce, producer, pauses=PRODUCE_PAUSES)
         with threads.noted():
-            stream.run()
+            run(stream, ledger)
         with threads.noted():
             threads.stop()
         with threads.noted():
             produce_and_close(producer)
-        # The processor flushes before it closes the consumer, which calls back once more.
+        # The processor flushes before it closes the consumer, which calls back once more. After an
+        # exception it does not flush at all.
         with threads.noted():
             buffer.flush()
         backend.stop()
@@ -317,6 +343,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0, help="processes; none without")
     parser.add_argument("--forking", action="store_true", help="have children write and flush too")
     parser.add_argument("--background", action="store_true", help="send from other threads")
+    parser.add_argument("--outage", action="store_true", help="have deliveries fail in one")
     return parser.parse_args()
 
 

@@ -1,7 +1,8 @@
 """End to end: a consumer group on a real Kafka broker, whose metrics go to a real StatsD server.
 
-Consumers join, are stopped and are killed while messages keep coming. In the end each message was
-copied, and what the server has of each consumer is what that consumer counted itself.
+Consumers join, are stopped and are killed while messages keep coming; or the broker is killed, and
+started again. In the end each message was copied, and what the server has of each consumer is what
+that consumer counted itself.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from accounts import (
     table,
 )
 from ending import Failed, fail_on_signals
-from ledger import FACTS, ROWS
-from scenario import KILLED, ROLES, STAYING, Scenario
+from ledger import FACTS, FAILED, ROWS
+from outage import Outage
+from scenario import KILLED, Scenario
 from servers import OF_KAFKA, OF_STATSD, kafka, missing, statsd
 
 TIMEOUT = 300  # seconds, once the servers have started
@@ -35,13 +37,14 @@ TIMEOUT = 300  # seconds, once the servers have started
 # and as long again for the call that finds it over and for the flush that it begins.
 LOSS = 2.0
 PATCHED = 2  # classes of arroyo
-REBALANCES = 4  # at least, which those see who are there from the start to the end
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--unpatched", action="store_true", help="with arroyo's own buffers")
-    if parser.parse_args().unpatched:
+    parser.add_argument("--kill-broker", action="store_true", help="and no consumer")
+    options = parser.parse_args()
+    if options.unpatched:
         os.environ["ARROYO_METRICS_BUFFER_DISABLE"] = "1"
     if lacking := missing(OF_KAFKA | OF_STATSD):
         print(f"Not run: this machine lacks {', '.join(lacking)}.", file=sys.stderr)
@@ -49,7 +52,7 @@ def main() -> int:
     fail_on_signals()
     try:
         with tempfile.TemporaryDirectory(prefix="e2e-") as folder:
-            return run(Path(folder))
+            return run(Path(folder), Outage if options.kill_broker else Scenario)
     except Failed as failed:
         print(failed, file=sys.stderr)
         return 1
@@ -57,11 +60,11 @@ def main() -> int:
         return 130
 
 
-def run(folder: Path) -> int:
+def run(folder: Path, play: type[Scenario]) -> int:
     start = time.monotonic()
-    with kafka(folder) as servers, statsd(folder) as server:
+    with kafka(folder) as broker, statsd(folder) as server:
         signal.alarm(TIMEOUT)
-        scenario = Scenario(servers, server, folder)
+        scenario = play(broker, server, folder)
         troubles = []
         try:
             scenario.play()
@@ -80,6 +83,7 @@ def run(folder: Path) -> int:
         f"{sent:,} packets sent, {received:,} received"
     )
     troubles += [*of_messages(scenario), *of_members(scenario), *of_metrics(accounts)]
+    troubles += scenario.troubles()
     killed = scenario.members.get(KILLED)
     if killed and killed.killed_at:
         age = age_of_loss(killed, killed.killed_at, accounts)
@@ -87,17 +91,17 @@ def run(folder: Path) -> int:
         if age > LOSS:
             troubles.append(f"consumer {KILLED} lost more than one flush interval holds")
     # A thread that was killed may have sent a packet and not entered it any more.
-    if not sent <= received <= sent + ROWS * (killed is not None):
+    if not sent <= received <= sent + ROWS * any(account.killed for account in accounts):
         troubles.append("packets were lost on the way to the server")
     print(f"{time.monotonic() - start:.0f} s", *(troubles or ["exact"]), sep="\n")
     return 1 if troubles else 0
 
 
 def facts(scenario: Scenario) -> str:
-    rows = [["consumer", *FACTS, "exit", ""]]
+    rows = [["consumer", *FACTS, "failed", "exit", ""]]
     for number, member in scenario.members.items():
-        numbers = [f"{member.record.fact(fact):,}" for fact in FACTS]
-        rows.append([str(number), *numbers, str(member.process.poll()), " ".join(ROLES[number])])
+        numbers = [f"{member.record.fact(fact):,}" for fact in [*FACTS, FAILED]]
+        rows.append([str(number), *numbers, str(member.process.poll()), " ".join(member.role)])
     return aligned(rows)
 
 
@@ -107,8 +111,10 @@ def of_messages(scenario: Scenario) -> Iterator[str]:
         yield f"{lost:,} messages were not copied"
     for number, member in scenario.members.items():
         processes, own = messages.processes[number], member.process.pid
-        in_workers = len(processes) > 1 and own not in processes
-        if not (in_workers if "--workers" in ROLES[number] else processes == {own}):
+        workers = "--workers" in member.role
+        strangers = processes & {own} if workers else processes - {own}
+        idle = len(processes) <= workers and not member.record.fact("ended")
+        if strangers or idle:
             yield f"consumer {number}, of process {own}, had its messages go through {processes}"
 
 
@@ -124,17 +130,15 @@ def of_members(scenario: Scenario) -> Iterator[str]:
             yield f"consumer {number} had {errors:,} errors, the last: {member.last_word()}"
         if dropped := record.fact("dropped"):
             yield f"consumer {number}: the client dropped {dropped:,} packets"
-        if "--forking" in ROLES[number] and not record.fact("forks"):
+        if "--forking" in member.role and not (record.fact("forks") or record.fact("ended")):
             yield f"consumer {number} has not forked"
-        if number in STAYING and record.fact("assignments") <= REBALANCES:
-            yield f"consumer {number} was in {record.fact('assignments')} rebalances only"
 
 
 def of_metrics(accounts: Sequence[Account]) -> Iterator[str]:
-    wrong = [a for a in accounts if a.lost < 0 or (a.lost and a.consumer != KILLED)]
+    wrong = [a for a in accounts if a.lost < 0 or (a.lost and not a.killed)]
     for number in sorted({account.consumer for account in wrong}):
         metrics = [account for account in wrong if account.consumer == number]
-        worst = max(metrics, key=lambda account: abs(account.lost / account.made))
+        worst = max(metrics, key=lambda account: abs(account.lost) / (account.made or 1))
         yield (
             f"consumer {number}: {len(metrics)} metrics are not exact, {worst.metric} the least: "
             f"{amount(worst.made)} made, {amount(worst.delivered)} delivered"

@@ -14,6 +14,8 @@ from typing import get_args
 from arroyo.utils.metric_defs import MetricName
 
 PRODUCE_STATUS = "arroyo.producer.produce_status"
+# By status, which is a tag.
+SUCCEEDED, FAILED = f"{PRODUCE_STATUS} success", f"{PRODUCE_STATUS} error"
 CALLBACK_LATENCY = "arroyo.producer.callback_latency"
 # Names that arroyo writes too, so that threads meet in one sum, and names of the threads' own.
 COUNTERS = (
@@ -24,8 +26,9 @@ TIMERS = (
     *("arroyo.consumer.poll.time", "arroyo.consumer.join.time"),
     *(f"e2e.timer.{number}" for number in range(4)),
 )
-METRICS = sorted({*get_args(MetricName), *COUNTERS, *TIMERS})
-FACTS = ["patched", "messages", "assignments", "signals", "forks", "errors", "packets", "dropped"]
+METRICS = sorted({*get_args(MetricName), *COUNTERS, *TIMERS, SUCCEEDED, FAILED} - {PRODUCE_STATUS})
+FACTS = ["patched", "messages", "assignments", "signals", "forks", "ended", "errors"]
+FACTS += ["packets", "dropped"]
 
 COLUMNS = {name: index for index, name in enumerate(("time", *FACTS, *METRICS))}
 WIDTH = len(COLUMNS)

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -18,7 +20,7 @@ from confluent_kafka.cimpl import NewTopic
 from consumer import DESTINATION, LAST, SOURCE
 from ending import Failed, process_group
 from ledger import Record
-from servers import StatsD
+from servers import Broker, StatsD
 
 PARTITIONS = 12
 MESSAGES_PER_SECOND = 1_000
@@ -33,23 +35,35 @@ ROLES = {
     4: ["--forking"],
 }
 STAYING, STOPPED, KILLED, LATE = (0, 1), 2, 3, 4
+REBALANCES = 4  # at least, which those see who are there from the start to the end
+
+
+class Surroundings(NamedTuple):
+    """What all consumers have in common."""
+
+    servers: str
+    statsd: StatsD
+    folder: Path
 
 
 class Member:
     """A consumer's process."""
 
-    def __init__(self, number: int, group: int, servers: str, server: StatsD, folder: Path) -> None:
+    def __init__(
+        self, number: int, role: Sequence[str], group: int, surroundings: Surroundings
+    ) -> None:
         self.number = number
+        self.role = role
         self.expected: int | None = None
         self.killed_at: float | None = None
-        self.log = folder / f"consumer-{number}.log"
-        ledger = folder / f"consumer-{number}.ledger"
+        self.log = surroundings.folder / f"consumer-{number}.log"
+        ledger = surroundings.folder / f"consumer-{number}.ledger"
         self.record = Record(ledger)
         script = Path(__file__).with_name("consumer.py")
-        arguments = map(str, (number, servers, server.socket, ledger))
+        arguments = map(str, (number, surroundings.servers, surroundings.statsd.socket, ledger))
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(script), *arguments, *ROLES[number]],
+                [sys.executable, str(script), *arguments, *role],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -83,7 +97,9 @@ class Messages:
         admin = AdminClient(silent)
         for future in admin.create_topics(topics).values():
             future.result(STEP_TIMEOUT)
-        self._consumer = Consumer({**silent, "group.id": "end", "auto.offset.reset": "earliest"})
+        # It commits nothing, for which its end would wait 45 s if the broker has ended before.
+        settings = {"group.id": "end", "auto.offset.reset": "earliest", "enable.auto.commit": False}
+        self._consumer = Consumer({**silent, **settings})
         for topic in topics:
             await_leaders(self._consumer, topic.topic)
         partitions = range(PARTITIONS)
@@ -93,7 +109,7 @@ class Messages:
         self.fed = 0
         self.copies = 0
         self.copied: set[int] = set()
-        self.processes: dict[int, set[int]] = {number: set() for number in ROLES}
+        self.processes: dict[int, set[int]] = defaultdict(set)
 
     def start(self) -> None:
         self._start = time.monotonic()
@@ -104,10 +120,7 @@ class Messages:
 
     def turn(self) -> None:
         """Feed what is due and read what is there."""
-        due = (time.monotonic() - self._start) * MESSAGES_PER_SECOND
-        while self.fed < due:
-            self._producer.produce(SOURCE.name, key=b"%d" % self.fed, value=b"")
-            self.fed += 1
+        self.feed((time.monotonic() - self._start) * MESSAGES_PER_SECOND)
         self._producer.poll(0)
         for message in self._consumer.consume(10_000, timeout=0.05):
             key, value = message.key(), message.value()
@@ -117,6 +130,12 @@ class Messages:
             self.copies += 1
             self.copied.add(int(key))
             self.processes[number].add(pid)
+
+    def feed(self, due: float) -> None:
+        """Feed until so many are."""
+        while self.fed < due:
+            self._producer.produce(SOURCE.name, key=b"%d" % self.fed, value=b"")
+            self.fed += 1
 
 
 def await_leaders(consumer: Consumer, topic: str) -> None:
@@ -136,10 +155,13 @@ def await_leaders(consumer: Consumer, topic: str) -> None:
 class Scenario:
     """What happens to the group."""
 
-    def __init__(self, servers: str, server: StatsD, folder: Path) -> None:
-        self._surroundings = servers, server, folder
+    roles: Mapping[int, Sequence[str]] = ROLES
+
+    def __init__(self, broker: Broker, server: StatsD, folder: Path) -> None:
+        self._broker = broker
+        self._surroundings = Surroundings(broker.address, server, folder)
         self._groups = ExitStack()
-        self.messages = Messages(servers)
+        self.messages = Messages(broker.address)
         self.members: dict[int, Member] = {}
 
     def play(self) -> None:
@@ -161,6 +183,15 @@ class Scenario:
             self.members[number].terminate()
         self._until("all have ended", lambda: not any(map(Member.lives, self.members.values())))
 
+    def troubles(self) -> Iterator[str]:
+        """What happened and should not have, or did not and should."""
+        for number, member in self.members.items():
+            if member.record.fact("ended"):
+                yield f"consumer {number} lost the broker: {member.last_word()}"
+            rebalances = member.record.fact("assignments")
+            if number in STAYING and rebalances <= REBALANCES:
+                yield f"consumer {number} was in {rebalances} rebalances only"
+
     def end(self) -> None:
         """Stop what still runs, as a failure has left it."""
         try:
@@ -175,9 +206,13 @@ class Scenario:
             for member in self.members.values():
                 member.process.wait()
 
-    def _join(self, number: int) -> None:
+    def _start(self, number: int, role: Sequence[str]) -> Member:
         group = self._groups.enter_context(process_group())
-        self.members[number] = member = Member(number, group, *self._surroundings)
+        self.members[number] = member = Member(number, role, group, self._surroundings)
+        return member
+
+    def _join(self, number: int) -> None:
+        member = self._start(number, self.roles[number])
         self._until(f"consumer {number} starts", lambda: member.record.fact("assignments") > 0)
 
     def _leave(self, what: str, step: Callable[[], None]) -> None:
@@ -196,10 +231,13 @@ class Scenario:
         start = time.monotonic()
         print(f"{what} ... ", end="", flush=True)
         while not condition():
-            if not any(map(Member.lives, self.members.values())):
-                raise Failed("no consumer lives any more")
+            self._turn()
             if time.monotonic() - start > STEP_TIMEOUT:
                 raise Failed(f"not within {STEP_TIMEOUT} s: {what}")
-            self.messages.turn()
         copied = len(self.messages.copied)
         print(f"{time.monotonic() - start:.1f} s, {copied:,} messages copied")
+
+    def _turn(self) -> None:
+        if not any(map(Member.lives, self.members.values())):
+            raise Failed("no consumer lives any more")
+        self.messages.turn()

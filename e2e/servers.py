@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -47,24 +47,44 @@ def missing(tools: Mapping[str, str]) -> list[str]:
     return [name for command, name in tools.items() if shutil.which(command) is None]
 
 
+class Broker:
+    """A Kafka broker, which can be killed and started again: it keeps its address and messages."""
+
+    def __init__(self, command: list[str], address: str, log: Path, stack: ExitStack) -> None:
+        self.address = address
+        """As bootstrap servers."""
+        self._command = command
+        self._log = log
+        self._stack = stack
+
+    def start(self) -> None:
+        self._server = self._stack.enter_context(running(self._command, self._log))
+        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+        await_start(self._server, self._log, lambda: bool(admin.list_topics(timeout=1).brokers))
+
+    def kill(self) -> None:
+        self._server.kill()
+        self._server.wait()
+
+
 @contextmanager
-def kafka(folder: Path) -> Iterator[str]:
+def kafka(folder: Path) -> Iterator[Broker]:
     """A Kafka broker in KRaft mode, its own controller.
 
     Args:
         folder: Where it puts its logs and messages.
 
     Yields:
-        Its address, as bootstrap servers. Topics that are asked for come into being.
+        The broker, started. Topics that are asked for come into being.
     """
     properties, log = folder / "server.properties", folder / "kafka.log"
-    broker, controller = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    address, controller = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     settings = {
         "node.id": 1,
         "process.roles": "broker,controller",
         "controller.quorum.voters": f"1@{controller}",
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+        "listeners": f"PLAINTEXT://{address},CONTROLLER://{controller}",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "log.dirs": folder / "messages",
         "auto.create.topics.enable": "true",
@@ -83,9 +103,9 @@ def kafka(folder: Path) -> Iterator[str]:
     java += ["-cp", f"{kafka_jars()}/*"]
     cluster = "AAAAAAAAAAAAAAAAAAAAAQ"  # any 16 bytes, in base64
     run(*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties))
-    with running([*java, "kafka.Kafka", str(properties)], log) as server:
-        admin = AdminClient({"bootstrap.servers": broker, "log_level": 0})
-        await_start(server, log, lambda: bool(admin.list_topics(timeout=1).brokers))
+    with ExitStack() as stack:
+        broker = Broker([*java, "kafka.Kafka", str(properties)], address, log, stack)
+        broker.start()
         yield broker
 
 
@@ -194,7 +214,7 @@ def run(*command: str, **environment: str) -> None:
 @contextmanager
 def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server, stopped at the end."""
-    with log.open("wb") as output, process_group() as group:
+    with log.open("ab") as output, process_group() as group:
         server = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

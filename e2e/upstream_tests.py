@@ -77,7 +77,7 @@ def main() -> int:
             arguments += [f"--ignore={path}" for path in of_kafka]
             print(f"left out, as there is no {' and no '.join(lacking)}:", *of_kafka)
         else:
-            os.environ[BROKER] = stack.enter_context(servers.kafka(folder))
+            os.environ[BROKER] = stack.enter_context(servers.kafka(folder)).address
         for _ in range(ATTEMPTS):
             for name, outcome in run_tests(ARROYOS, arguments).items():
                 tests[name].arroyos.append(outcome)
