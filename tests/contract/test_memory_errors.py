@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import sys
+import sysconfig
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,7 +28,10 @@ try:
 except ImportError:  # not in every distribution
     _testcapi = None
 
-needs_hook = pytest.mark.skipif(_testcapi is None, reason="it needs CPython's _testcapi")
+needs_hook = pytest.mark.skipif(
+    _testcapi is None or bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="it needs CPython's _testcapi, whose hook a free-threaded build does not ask",
+)
 SUCCESSES = 20  # in a row, after which a call is taken to have no more allocations
 OUTAGE = ValueError("an outage")  # made while there is memory
 MORE = tuple(f"more {number}" for number in range(10))
