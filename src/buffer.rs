@@ -11,11 +11,15 @@ use pyo3::prelude::*;
 
 use crate::arguments;
 use crate::clock::{self, Clock};
+use crate::ending;
 use crate::interned::InternedString;
 use crate::objects::OrMemoryError;
 use crate::reporting::{self, Flush, Reporting};
 use crate::settings;
 use crate::stats::BufferStats;
+
+/// A time of the last flush after which the next is due.
+const ALWAYS_DUE: f64 = f64::NEG_INFINITY;
 
 /// Pending contents, and the clock that their flushes are throttled by.
 pub struct Buffer<C: Contents> {
@@ -39,7 +43,9 @@ impl<C: Contents> Buffer<C> {
             None => settings::clock(py),
         };
         let clock = clock.map_or(Clock::Native, Clock::Callable);
-        let pending = Pending::sharded(shards, flush_interval, clock.now(py)?);
+        let now = clock.now(py)?;
+        let last_flush = if ending::has_begun() { ALWAYS_DUE } else { now };
+        let pending = Pending::sharded(shards, flush_interval, last_flush);
         let pending = pending.or_memory_error(py)?;
         Ok(Self { pending, clock, reporting: Reporting::new(py, stats)? })
     }
@@ -130,7 +136,12 @@ impl<C: Contents> Buffer<C> {
         };
         let Err(error) = result else {
             let time = start.map(|start| start.elapsed());
-            return self.reporting.succeeded(py, &flush, time);
+            let told = self.reporting.succeeded(py, &flush, time);
+            if ending::has_begun() {
+                // Not before the backend and logging have returned: they may call in.
+                self.pending.throttle().restart(ALWAYS_DUE);
+            }
+            return told;
         };
         flush.unsent = taken.contents.entries() - accepted;
         taken.contents.forget_first(accepted); // can run Python code, which may fork

@@ -6,6 +6,7 @@ mod arguments;
 mod buffer;
 mod clock;
 mod delivery_buffer;
+mod ending;
 mod interned;
 mod interpreter;
 mod logging;
@@ -24,6 +25,8 @@ mod _core {
 
     #[pymodule_export]
     use crate::delivery_buffer::DeliveryBuffer;
+    #[pymodule_export]
+    use crate::ending::{fork_generation, report_if_ending, set_ending};
     #[pymodule_export]
     use crate::metrics_buffer::{MetricsBuffer, add_totals, drain_totals};
     #[pymodule_export]
@@ -44,6 +47,7 @@ mod _core {
         crate::interned::init_at_import(module.py())?;
         crate::settings::init_at_import(module.py())?;
         crate::stats::init_at_import(module.py())?;
+        crate::ending::init_at_import(module)?;
         crate::metrics_buffer::init_at_import(module.py())?;
         crate::logging::init_at_import(module.py())
     }

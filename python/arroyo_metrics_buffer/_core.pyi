@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, final
+from weakref import WeakValueDictionary
 
 from typing_extensions import disjoint_base
 
@@ -10,13 +11,20 @@ __all__ = [
     "MetricsBuffer",
     "__version__",
     "add_totals",
+    "buffers",
     "configure",
     "drain_totals",
+    "fork_generation",
     "on_backend_error",
+    "report_if_ending",
+    "set_ending",
     "stats",
 ]
 
 __version__: str
+
+buffers: WeakValueDictionary[int, MetricsBuffer]
+"""Every ``MetricsBuffer``, by id."""
 
 @disjoint_base
 class MetricsBuffer:
@@ -221,6 +229,9 @@ def add_totals(buffer: MetricsBuffer, timers: dict[str, float], counters: dict[s
         OverflowError: A count or its sum does not fit in 64 bits. What came before it was added.
     """
 
+def set_ending(ending: bool) -> None: ...
+def report_if_ending(error: BaseException) -> bool: ...
+def fork_generation() -> int: ...
 def configure(
     *,
     clock: Callable[[], SupportsFloat | SupportsIndex] | None,

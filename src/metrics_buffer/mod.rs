@@ -19,6 +19,7 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use crate::arguments;
 use crate::buffer::Buffer;
+use crate::ending;
 use crate::interned;
 use crate::interpreter;
 use crate::objects::{self, OrMemoryError};
@@ -88,12 +89,12 @@ impl MetricsBuffer {
 
     #[pyo3(signature = (metrics=None, *, flush_interval=None, clock=None))]
     fn __init__(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         metrics: Option<Bound<'_, PyAny>>,
         flush_interval: Option<Bound<'_, PyAny>>,
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
         let flush_interval = match flush_interval {
             Some(seconds) => arguments::interval("flush_interval", &seconds)?,
             None => arroyo_flush_interval(py)?,
@@ -103,13 +104,13 @@ impl MetricsBuffer {
             None => arroyo_metrics(py)?,
         };
         let buffer = Buffer::new(py, &stats::CONSUMER, shards(py)?, flush_interval, clock)?;
-        self.buffer.set(buffer).map_err(|_| {
+        this.buffer.set(buffer).map_err(|_| {
             let message =
                 format_args!("MetricsBuffer.__init__() was called before, make a new buffer");
             objects::error::<PyRuntimeError>(py, message)
         })?;
-        self.set_metrics(metrics.unbind());
-        Ok(())
+        this.set_metrics(metrics.unbind());
+        ending::remember(slf)
     }
 
     /// Add to the sum of a timer, then flush if the flush interval has passed.
@@ -376,8 +377,8 @@ pub fn add_totals(
 /// Calls `flush()` so that an override or a mock of it is honoured.
 #[cold]
 pub fn flush_through_python(buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
-    buffer.call_method0(interned::FLUSH.get(buffer.py())?)?;
-    Ok(())
+    let py = buffer.py();
+    ending::unless_ending(py, buffer.call_method0(interned::FLUSH.get(py)?).map(drop))
 }
 
 #[cold]

@@ -134,6 +134,8 @@ def text(now: Status, check: SelfCheck | None, hidden: str | None) -> Iterator[s
     gil = "with the GIL" if environment.gil else "without the GIL"
     yield f"{environment.python} {gil}, {environment.platform}"
     yield f"Errors of the metrics backend are {text_of_setting(name_of_setting(now))}."
+    sent = "sent" if now.flush_at_exit else "lost"
+    yield f"What is pending when the process ends is {sent}."
     for target in now.targets:
         yield ""
         yield from text_of_target(target)

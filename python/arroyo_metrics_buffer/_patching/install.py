@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from arroyo_metrics_buffer._core import configure
 
 from . import variables
+from .ending import ending
 from .hook import loaded
 from .log import log
 from .look import find, status
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def install_on_import() -> None:
     """Install with the settings that the environment has, else the defaults."""
-    configure(clock=None, on_backend_error=variables.on_backend_error())
+    _configure_by_environment()
     _patch_all()
 
 
@@ -36,6 +37,7 @@ def install(
     *,
     clock: Callable[[], float] | None = None,
     on_backend_error: Literal["raise", "log"] | Callable[[Exception], object] | None = None,
+    flush_at_exit: bool | None = None,
 ) -> Status:
     """Replace arroyo's metrics buffers by thread-safe ones.
 
@@ -57,17 +59,26 @@ def install(
             Exception, as KeyboardInterrupt is none, is always raised. None stands for what the
             environment has as ``ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR``, and for ``"raise"`` where
             it has nothing.
+        flush_at_exit: Whether what is pending in this package's buffers is sent when the process
+            ends, by the thread that ends it. None stands for what the environment has as
+            ``ARROYO_METRICS_BUFFER_FLUSH_AT_EXIT``, and for True where it has nothing.
 
     Returns:
         The status after it.
 
     Raises:
-        TypeError: ``clock`` is not callable, or ``on_backend_error`` neither a str nor callable.
+        TypeError: ``clock`` is not callable, ``on_backend_error`` neither a str nor callable, or
+            ``flush_at_exit`` no bool.
         ValueError: ``on_backend_error`` is a str, and neither ``"raise"`` nor ``"log"``.
     """
     if on_backend_error is None:
         on_backend_error = variables.on_backend_error()
+    if flush_at_exit is None:
+        flush_at_exit = variables.flush_at_exit()
+    elif not isinstance(flush_at_exit, bool):
+        raise TypeError(f"flush_at_exit must be True or False, not {flush_at_exit!r}")
     configure(clock=clock, on_backend_error=on_backend_error)
+    ending.is_on = flush_at_exit
     _patch_all()
     return status()
 
@@ -83,7 +94,7 @@ def uninstall() -> Status:
     Returns:
         The status after it.
     """
-    configure(clock=None, on_backend_error=variables.on_backend_error())
+    _configure_by_environment()
     with installation.lock:
         installation.disabled = "uninstall() was called"
         installation.hook.stop()
@@ -96,6 +107,11 @@ def uninstall() -> Status:
     for patch in reverted.values():
         patch.clean_up()
     return status()
+
+
+def _configure_by_environment() -> None:
+    configure(clock=None, on_backend_error=variables.on_backend_error())
+    ending.is_on = variables.flush_at_exit()
 
 
 def _patch_all() -> None:

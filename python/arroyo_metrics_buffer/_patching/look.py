@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from arroyo_metrics_buffer._core import on_backend_error
 
+from .ending import ending
 from .hook import is_half_imported, loaded
 from .patch import Patch, changes, cure, with_subclasses
 from .state import installation
@@ -30,7 +31,7 @@ def status() -> Status:
     from .status import Status, environment  # noqa: PLC0415
 
     installation.hook.catch_up()
-    return Status(tuple(map(_status, TARGETS)), on_backend_error(), environment())
+    return Status(tuple(map(_status, TARGETS)), on_backend_error(), ending.is_on, environment())
 
 
 def find(target: Target, module: ModuleType | None) -> Finding:

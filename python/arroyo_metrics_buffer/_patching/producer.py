@@ -15,7 +15,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 from weakref import WeakValueDictionary
 
-from arroyo_metrics_buffer._core import DeliveryBuffer
+from arroyo_metrics_buffer._core import DeliveryBuffer, fork_generation, report_if_ending
 
 from .log import log
 from .patch import UNCHANGED, Attribute, Before, Patch, cure, describe, extends
@@ -23,6 +23,7 @@ from .patch import UNCHANGED, Attribute, Before, Patch, cure, describe, extends
 _DELIVERIES = "_ConfluentProducer__deliveries"
 _FLUSH_METRICS = "_ConfluentProducer__flush_metrics"
 _CALLBACK = "_ConfluentProducer__metrics_delivery_callback"
+_GENERATION = "_ConfluentProducer__fork_generation"
 
 # What DeliveryBuffer.add() takes.
 _STATUSES = frozenset({"success", "error"})
@@ -30,7 +31,7 @@ _MAX_COUNT = 2**64
 
 # Those that have a buffer, by id. gc.get_objects() would find them too, but breaks other threads: a
 # tuple that it has seen in the making can't be finished (CPython issue 39117).
-_producers: WeakValueDictionary[int, Any] = WeakValueDictionary()
+producers: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 
 class Methods:
@@ -44,6 +45,7 @@ class Methods:
         self.cls: type = cls
         self.are_on = False
         """Whether they count in the buffers; else they call arroyo's own."""
+        self._generation = fork_generation()
         self.ours = _methods(self, cls)
         self.arroyos: dict[str, Any] = {name: vars(cls)[name] for name in self.ours}
         self._judged: tuple[object, object, bool] = (None, None, False)
@@ -56,11 +58,20 @@ class Methods:
         # Of several threads that come here at once, all get the buffer of the first. From then on
         # the attribute is the instance's own, and this is not called any more.
         buffer = vars(producer).setdefault(_DELIVERIES, buffer)
-        _producers[id(producer)] = producer
+        producers[id(producer)] = producer
         return buffer
+
+    def flush_when_due(self, producer: Any) -> None:
+        """Send what is pending, and raise no Exception at the end of the process."""
+        try:
+            self.flush(producer)
+        except BaseException as error:
+            if not report_if_ending(error):
+                raise
 
     def flush(self, producer: Any) -> None:
         """Send what is pending, by the method that the producer has for it now."""
+        self.forget_parents(producer)
         method: Any = getattr(producer, _FLUSH_METRICS)
         method()  # bound or not: as arroyo calls it
         if not extends(_function(method), self.ours[_FLUSH_METRICS]):
@@ -76,6 +87,7 @@ class Methods:
         flush_metrics = _function(getattr(producer, _FLUSH_METRICS))
         if flush_metrics is self.ours[_FLUSH_METRICS]:  # in a wrapper of the wrapt package, say
             return True
+        self.forget_parents(producer)
         flush = _function(producer.flush)
         judged = self._judged
         if flush is not judged[0] or flush_metrics is not judged[1]:
@@ -100,7 +112,20 @@ class Methods:
     def switch(self, *, on: bool) -> None:
         """Count in the buffers from now on, or don't."""
         self.are_on = on
+        self._generation = fork_generation()
         self._has_told = False
+
+    def forget_parents(self, producer: Any) -> None:
+        """Drop what arroyo's own methods had counted when this process was forked, as the parent
+        reports that.
+
+        Has to be called before anything is added to it, or sent.
+        """
+        fields, generation = vars(producer), fork_generation()
+        if fields.get(_GENERATION, self._generation) != generation:
+            for counted in _arroyos_own(producer):
+                counted.clear()
+        fields[_GENERATION] = generation
 
 
 def methods_of(cls: object) -> Methods | None:
@@ -176,6 +201,7 @@ def _methods(methods: Methods, cls: Any) -> dict[str, Any]:
 
         def __flush_metrics(self) -> None:  # pyright: ignore[reportUnusedFunction]
             if methods.are_on:
+                methods.forget_parents(self)
                 send(self)
             else:
                 methods.arroyos[_FLUSH_METRICS](self)
@@ -194,7 +220,7 @@ def _methods(methods: Methods, cls: Any) -> dict[str, Any]:
                 return
             latency = None if time_of_produce is None else time.time() - time_of_produce
             if self.__deliveries.record(error, latency):
-                methods.flush(self)
+                methods.flush_when_due(self)
 
         def flush(self, timeout: float | None = -1) -> int:
             undelivered: int
@@ -229,6 +255,21 @@ def send(producer: Any) -> None:
     _send_buffer(producer)
 
 
+def send_at_end(producer: Any) -> None:
+    """Send what is pending in a producer's buffer; where methods are switched off, no more."""
+    methods = methods_of(type(producer))
+    if methods is not None and methods.are_on:
+        methods.flush(producer)
+    else:
+        _send_buffer(producer)
+
+
+def deliveries_of(producer: object) -> DeliveryBuffer:
+    """The buffer of a producer that has one."""
+    buffer: DeliveryBuffer = vars(producer)[_DELIVERIES]
+    return buffer
+
+
 def _send_buffer(producer: Any) -> None:
     metrics = producer._ConfluentProducer__metrics  # noqa: SLF001
     producer._ConfluentProducer__deliveries.flush(  # noqa: SLF001
@@ -257,9 +298,10 @@ def take_over(producer: object, buffer: DeliveryBuffer) -> None:
 
 def hand_back(cls: type) -> None:
     """Move what is pending in buffers of a class's producers to where arroyo's methods find it."""
-    for reference in _producers.valuerefs():
+    for reference in producers.valuerefs():
         if isinstance(producer := reference(), cls):
             _give_back(producer)
+            vars(producer).pop(_GENERATION, None)  # from now on arroyo's own methods count
 
 
 def _give_back(producer: object) -> None:

@@ -73,11 +73,13 @@ class Status:
         targets: One entry per class of arroyo that this package replaces.
         on_backend_error: What a flush does with an error of the metrics backend: the setting that
             is in force, see ``install()``.
+        flush_at_exit: Whether what is pending is sent when the process ends.
         environment: What this process runs on.
     """
 
     targets: tuple[TargetStatus, ...]
     on_backend_error: Literal["raise", "log"] | Callable[[Exception], object]
+    flush_at_exit: bool
     environment: Environment
 
     @property

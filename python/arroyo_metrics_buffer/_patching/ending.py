@@ -1,0 +1,142 @@
+"""Sends what is pending when the process ends: C15."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from types import ModuleType
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+from arroyo_metrics_buffer._core import MetricsBuffer, buffers, set_ending, stats
+
+from . import producer
+
+# Their children end by os._exit(), and up to Python 3.12 run no handler of atexit's. They run the
+# finalizers of this module. billiard is Celery's copy of multiprocessing.
+_MULTIPROCESSING = "multiprocessing.util", "billiard.util"
+
+# Before a queue of multiprocessing's is closed, at 10, and a pool is ended, at 15: a backend may
+# use one. What is counted after that is sent at once.
+_PRIORITY = 20
+
+
+class Ending:
+    """What is done at the end of the process."""
+
+    def __init__(self) -> None:
+        self.is_on = True
+        """Whether anything is, as ``install()`` was told."""
+        self._known: dict[str, ModuleType] = {}
+
+    def send_all(self) -> None:
+        """Flush every buffer once, and have each later call that adds flush at once.
+
+        One pass: threads that go on counting do not keep it going. Nothing is raised, not even what
+        is no Exception: the process is to end as it would without this.
+        """
+        if self.is_on:
+            with suppress(BaseException):
+                set_ending(True)
+                _tell([each for each in _buffers() if each.failed()])
+
+    def join_multiprocessing(self) -> None:
+        """Have multiprocessing's children send all, and this process if it is one of them."""
+        for util in self._join():
+            util.Finalize(None, self.send_all, exitpriority=_PRIORITY)
+
+    def after_fork_in_child(self) -> None:
+        """Have this process send all, should it turn out to be a child of multiprocessing's."""
+        with suppress(Exception):  # of what stands in the place of the module
+            list(self._join())
+
+    def _join(self) -> Iterator[Any]:
+        # Nothing is imported: where the module is not loaded, no child is made by it.
+        for name in _MULTIPROCESSING:
+            util: Any = sys.modules.get(name)
+            if hasattr(util, "Finalize") and hasattr(util, "register_after_fork"):
+                if self._known.get(name) is not util:
+                    util.register_after_fork(util, self._begin_child)
+                    self._known[name] = util
+                yield util
+
+    def _begin_child(self, util: Any) -> None:
+        """Do what a child needs that has just dropped the finalizers of its parent."""
+        set_ending(False)  # the parent may be at its own end
+        util.Finalize(None, self.send_all, exitpriority=_PRIORITY)
+
+
+class _Buffer(NamedTuple):
+    """One that has to be flushed at the end."""
+
+    flush: Callable[[], object]
+    snapshot: Callable[[], tuple[Any, Any]]
+    kind: int
+    """The place of its kind in what ``stats()`` returns."""
+    errors: list[BaseException | str]
+
+    def failed(self) -> bool:
+        """Flush it, and tell whether that failed."""
+        before = self._stats()["backend_errors"]
+        try:
+            self.flush()
+        except BaseException as error:  # noqa: BLE001 - whatever a backend, or an override, raises
+            self.errors.append(error)
+        else:
+            if (now := self._stats())["backend_errors"] > before:  # it was logged
+                self.errors.append(now["last_backend_error"])
+        return bool(self.errors)
+
+    def entries(self) -> int:
+        """How many are pending."""
+        return sum(map(len, self.snapshot()))
+
+    def _stats(self) -> dict[str, Any]:
+        return stats()[self.kind]
+
+
+def _buffers() -> Iterator[_Buffer]:
+    """Those that are alive, in the order in which they were made."""
+    for buffer in _alive(buffers):
+        # Not before it is called: to look an attribute up may raise too.
+        yield _Buffer(partial(_flush, buffer), partial(MetricsBuffer.snapshot, buffer), 0, [])
+    for each in _alive(producer.producers):
+        deliveries = producer.deliveries_of(each)
+        yield _Buffer(partial(producer.send_at_end, each), deliveries.snapshot, 1, [])
+
+
+def _alive(objects: WeakValueDictionary[int, Any]) -> Iterator[Any]:
+    for reference in objects.valuerefs():
+        if (each := reference()) is not None:
+            yield each
+
+
+def _flush(buffer: MetricsBuffer) -> None:
+    buffer.flush()
+
+
+def _tell(failed: list[_Buffer]) -> None:
+    """Log that what is pending is lost, since there will be no flush that sends it."""
+    if failed:
+        first = failed[0].errors[0]
+        logging.getLogger("arroyo_metrics_buffer").error(
+            "%d entries were not sent at the end of the process, as flushes of %d buffers failed,"
+            " the first by %s",
+            sum(each.entries() for each in failed),
+            len(failed),
+            first if isinstance(first, str) else repr(first),
+            exc_info=first if isinstance(first, BaseException) else None,
+        )
+
+
+ending = Ending()
+atexit.register(ending.send_all)
+with suppress(Exception):  # as above
+    ending.join_multiprocessing()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ending.after_fork_in_child)
