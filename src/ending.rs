@@ -44,17 +44,18 @@ pub fn has_begun() -> bool {
     HAS_BEGUN.load(Ordering::Relaxed)
 }
 
-/// From now on have each call that adds flush at once, after the next flush of its buffer, until
-/// one fails; or have no more of that.
+/// Have each call that adds flush at once from now on, or have that no more.
 ///
-/// What such a flush raises is reported by `sys.unraisablehook`, if it is an Exception.
+/// It begins with the next flush of the call's buffer, and ends with a flush that fails. What such
+/// a flush raises is reported by `sys.unraisablehook`, if it is an Exception.
 #[pyfunction]
 pub fn set_ending(ending: bool) {
     HAS_BEGUN.store(ending, Ordering::Relaxed);
 }
 
-/// Report what a flush raised that was due, by `sys.unraisablehook`, if it is an Exception and the
-/// process is at its end: there any call may flush, and none is to fail for it.
+/// Report by `sys.unraisablehook` what a flush raised, if the process is at its end.
+///
+/// There any call may flush, and none is to fail for it. What is no Exception is not reported.
 ///
 /// Returns:
 ///     Whether it was reported; else it is for the caller to raise.

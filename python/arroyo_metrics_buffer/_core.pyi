@@ -229,9 +229,25 @@ def add_totals(buffer: MetricsBuffer, timers: dict[str, float], counters: dict[s
         OverflowError: A count or its sum does not fit in 64 bits. What came before it was added.
     """
 
-def set_ending(ending: bool) -> None: ...
-def report_if_ending(error: BaseException) -> bool: ...
-def fork_generation() -> int: ...
+def set_ending(ending: bool) -> None:
+    """Have each call that adds flush at once from now on, or have that no more.
+
+    It begins with the next flush of the call's buffer, and ends with a flush that fails. What such
+    a flush raises is reported by `sys.unraisablehook`, if it is an Exception.
+    """
+
+def report_if_ending(error: BaseException) -> bool:
+    """Report by `sys.unraisablehook` what a flush raised, if the process is at its end.
+
+    There any call may flush, and none is to fail for it. What is no Exception is not reported.
+
+    Returns:
+        Whether it was reported; else it is for the caller to raise.
+    """
+
+def fork_generation() -> int:
+    """Tell how many forks lie between this process and the one that imported the package."""
+
 def configure(
     *,
     clock: Callable[[], SupportsFloat | SupportsIndex] | None,

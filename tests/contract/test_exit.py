@@ -1,4 +1,4 @@
-"""C15: what is pending is sent when a process ends in an orderly way, and the end stays as it was."""
+"""C15: what is pending is sent when a process ends in order, which ends as it would without."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_what_ends_a_process_at_once_sends_nothing(end: str) -> None:
 
 @pytest.mark.parametrize("is_before", [True, False])
 def test_what_a_handler_at_exit_counts_is_sent_whether_it_was_there_before_the_package(
-    is_before: bool,
+    *, is_before: bool
 ) -> None:
     register = """
 import atexit
@@ -125,7 +125,7 @@ def test_buffers_are_flushed_once_each_in_the_order_they_were_made_and_by_their_
     buffers = [pending("a"), pending("b", Mine), pending("c"), made(Mine), pending("d")]
     buffers[2].flush = Mock(side_effect=lambda: os.write(1, b"mock 1\\n"))
     """)
-    assert program.stdout.split() == "a 1 flush 1 b 1 mock 1 flush 1 d 1".split()
+    assert program.stdout.splitlines() == ["a 1", "flush 1", "b 1", "mock 1", "flush 1", "d 1"]
     assert program.stderr == ""
 
 
@@ -449,7 +449,9 @@ def counts(program: Ended) -> list[str]:
     return [line for line in program.stdout.splitlines() if not line.endswith(" timed")]
 
 
-def test_deliveries_of_a_producer_that_nobody_closes_are_sent_and_librdkafka_is_left_alone() -> None:
+def test_deliveries_of_a_producer_that_nobody_closes_are_sent_and_librdkafka_is_left_alone() -> (
+    None
+):
     program = ended(
         PRODUCER
         + """
@@ -467,7 +469,7 @@ delivered(producer)
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("closed", [True, False])
-def test_a_producer_whose_messages_were_delivered_has_reported_them_all(closed: bool) -> None:
+def test_a_producer_whose_messages_were_delivered_has_reported_them_all(*, closed: bool) -> None:
     # As Sentry does: closed in a handler that does not wait.
     program = ended(
         "import warnings; warnings.simplefilter('ignore')\n"
@@ -476,7 +478,8 @@ def test_a_producer_whose_messages_were_delivered_has_reported_them_all(closed: 
 from confluent_kafka import Producer
 mock = Producer({{"bootstrap.servers": "", "test.mock.num.brokers": 1, "log_level": 0}})
 broker, = mock.list_topics(timeout=30).brokers.values()
-producer = KafkaProducer({{"bootstrap.servers": f"{{broker.host}}:{{broker.port}}", "log_level": 0}})
+servers = f"{{broker.host}}:{{broker.port}}"
+producer = KafkaProducer({{"bootstrap.servers": servers, "log_level": 0}})
 if {closed}:
     atexit.register(producer.close)
 futures = [producer.produce(Topic("t"), KafkaPayload(None, b"x", [])) for _ in range(500)]
@@ -570,7 +573,7 @@ OFF = {
 
 
 @pytest.mark.parametrize(("install", "environment", "is_on"), OFF.values(), ids=OFF)
-def test_it_can_be_turned_off(install: str, environment: dict[str, str], is_on: bool) -> None:
+def test_it_can_be_turned_off(install: str, environment: dict[str, str], *, is_on: bool) -> None:
     program = ended(
         f"""
     from arroyo_metrics_buffer import status

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gc
 import logging
 import math
+import os
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ import arroyo_metrics_buffer
 from arroyo_metrics_buffer import TargetStatus
 from support.arroyo_source import class_of
 from support.backends import ProducerBackend
+from support.children import fork_child, wait_for_child
 from support.producers import closed_after_test
 from support.targets import PRODUCER, status_of
 from support.threads import run_together
@@ -508,3 +511,72 @@ def nothing_is_left_changed() -> Iterator[None]:
     yield
     arroyo_metrics_buffer.uninstall()
     assert consumer.ConfluentProducer is before
+
+
+def forks() -> list[Callable[[], int] | None]:
+    """Python's fork(), and one in C, of which Python's hooks know nothing."""
+    return [None, ctypes.PyDLL(None).fork] if hasattr(os, "fork") else []
+
+
+@pytest.mark.parametrize("fork", forks())
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_arroyos_methods_counted_before_the_patch_is_reported_by_the_parent_alone(
+    cls: Any, backend: ProducerBackend, fork: Callable[[], int] | None, *, is_known: bool
+) -> None:
+    def child() -> None:
+        deliver(producer, "down")
+        producer.flush(0)
+        assert backend.counts() == {"error": 1}
+        assert len(backend.latencies()) == 1
+
+    producer = made(cls)
+    deliver(producer)
+    arroyo_metrics_buffer.install()
+    if is_known:  # and has a buffer
+        deliver(producer)
+    wait_for_child(fork_child(child, fork))
+    producer.flush(0)
+    assert backend.counts() == {"success": 1 + is_known}
+
+
+@pytest.mark.parametrize("fork", forks())
+def test_a_child_reports_what_arroyos_methods_count_in_it(
+    cls: Any, backend: ProducerBackend, fork: Callable[[], int] | None
+) -> None:
+    def child() -> None:
+        deliver(producer, "down")  # by arroyo's own method, as nobody is known to flush the buffer
+        deliver(producer, "down")
+        producer._ConfluentProducer__flush_metrics()
+        assert backend.counts() == {"error": 2}
+
+    def theirs(producer: Any) -> None:
+        arroyos(producer)
+
+    producer = made(cls)
+    arroyos = vars(cls)["_ConfluentProducer__flush_metrics"]
+    deliver(producer)
+    arroyo_metrics_buffer.install()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cls, "flush", lambda *_: 0)
+        patch.setattr(cls, "_ConfluentProducer__flush_metrics", theirs)
+        wait_for_child(fork_child(child, fork))
+    producer.flush(0)
+    assert backend.counts() == {"success": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()")
+def test_what_a_child_counts_while_the_package_is_uninstalled_is_sent_after_it_is_installed(
+    cls: Any, backend: ProducerBackend
+) -> None:
+    def child() -> None:
+        producer.flush(0)
+        arroyo_metrics_buffer.uninstall()
+        deliver(producer)
+        arroyo_metrics_buffer.install()
+        producer.flush(0)
+        assert backend.counts() == {"success": 1}
+
+    arroyo_metrics_buffer.install()
+    producer = made(cls)
+    deliver(producer, "down")
+    wait_for_child(fork_child(child))

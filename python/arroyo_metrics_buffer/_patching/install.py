@@ -75,7 +75,7 @@ def install(
         on_backend_error = variables.on_backend_error()
     if flush_at_exit is None:
         flush_at_exit = variables.flush_at_exit()
-    elif not isinstance(flush_at_exit, bool):
+    elif type(flush_at_exit) is not bool:
         raise TypeError(f"flush_at_exit must be True or False, not {flush_at_exit!r}")
     configure(clock=clock, on_backend_error=on_backend_error)
     ending.is_on = flush_at_exit

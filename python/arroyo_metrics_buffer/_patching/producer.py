@@ -115,13 +115,13 @@ class Methods:
         self._generation = fork_generation()
         self._has_told = False
 
-    def forget_parents(self, producer: Any) -> None:
-        """Drop what arroyo's own methods had counted when this process was forked, as the parent
-        reports that.
+    def forget_parents(self, producer: object) -> None:
+        """Drop what arroyo's own methods had counted before a fork: the parent reports that.
 
-        Has to be called before anything is added to it, or sent.
+        Has to be called before they count in the child, and before anything is sent.
         """
-        fields, generation = vars(producer), fork_generation()
+        fields = vars(producer)
+        generation = fork_generation()
         if fields.get(_GENERATION, self._generation) != generation:
             for counted in _arroyos_own(producer):
                 counted.clear()
@@ -255,7 +255,7 @@ def send(producer: Any) -> None:
     _send_buffer(producer)
 
 
-def send_at_end(producer: Any) -> None:
+def send_at_end(producer: object) -> None:
     """Send what is pending in a producer's buffer; where methods are switched off, no more."""
     methods = methods_of(type(producer))
     if methods is not None and methods.are_on:
