@@ -76,7 +76,7 @@ impl Method for IncrCounter {
 
     #[inline]
     fn value(number: &Bound<'_, PyAny>) -> Option<i128> {
-        let delta: i64 = number.cast_exact::<PyInt>().ok()?.extract().ok()?;
+        let delta: i64 = or_clear(number.py(), number.cast_exact::<PyInt>().ok()?.extract())?;
         Some(delta.into())
     }
 
@@ -111,8 +111,23 @@ fn add_by_text<M: Method>(
     name: &Bound<'_, PyString>,
     value: M::Value,
 ) -> Option<bool> {
-    let text = name.to_str().ok()?.as_bytes();
+    let text = or_clear(name.py(), name.to_str())?.as_bytes();
     M::sums(&mut buffer.lock()).add_by_text(text, name.as_ptr().addr(), value).ok()
+}
+
+/// The value, or `None` after an error, which PyO3's method will raise again.
+#[inline]
+fn or_clear<T>(py: Python<'_>, result: PyResult<T>) -> Option<T> {
+    result.map_err(|error| clear(py, error)).ok()
+}
+
+/// Has the interpreter drop an error. As no attachment is counted here, PyO3 would put it into a list
+/// to drop it later, and end the process where there is no memory for the list.
+#[cold]
+fn clear(py: Python<'_>, error: PyErr) {
+    error.restore(py);
+    // SAFETY: the interpreter is attached.
+    unsafe { ffi::PyErr_Clear() };
 }
 
 unsafe extern "C" fn call<M: Method>(

@@ -377,3 +377,50 @@ assert (backend.sent, backend.delivered) == (sum(counted), sum(delivered))
 def test_a_process_whose_memory_is_full_goes_on_and_loses_nothing() -> None:
     ended = python(MEMORY_IS_FULL)
     assert ended.returncode == 0, ended.stderr
+
+
+NO_MEMORY_FOR_AN_ERROR = """
+import math, os, resource
+from arroyo_metrics_buffer import MetricsBuffer
+
+class Link:
+    __slots__ = ("next",)
+
+buffer = MetricsBuffer(object(), flush_interval=math.inf)
+for name in ("known", "\\udc80", "n\\xe4me"):
+    buffer.incr_counter(name, 1)
+# Another object each time, of whose text UTF-8 has to be made.
+letters = "\\xe4" * 9
+calls = iter([("known", 2**70), ("\\udc80", 1), *((f"n{letter}me", 1) for letter in letters)])
+failures, held, name, delta = 0, None, None, None  # here, since a new variable needs memory
+link = Link()
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * os.sysconf("SC_PAGE_SIZE") + 20_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+try:
+    while True:  # as large as PyO3's list of errors to be dropped
+        link = Link()
+        link.next = held
+        held = link
+except MemoryError:
+    pass
+for name, delta in calls:
+    try:
+        buffer.incr_counter(name, delta)
+    except MemoryError:
+        failures = 1
+while held is not None:  # not one in the other, ever deeper
+    held = held.next
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert failures, "memory was never full"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="a free-threaded build has an allocator of its own only",
+)
+def test_an_error_on_the_fast_path_needs_no_memory_to_be_dropped() -> None:
+    ended = python(NO_MEMORY_FOR_AN_ERROR, PYTHONMALLOC="malloc")
+    assert ended.returncode == 0, ended.stderr
