@@ -28,7 +28,7 @@ mod _core {
     #[pymodule_export]
     use crate::ending::{fork_generation, report_if_ending, set_ending};
     #[pymodule_export]
-    use crate::metrics_buffer::{MetricsBuffer, add_totals, drain_totals};
+    use crate::metrics_buffer::{MetricsBuffer, drain_totals, move_totals};
     #[pymodule_export]
     use crate::settings::{configure, on_backend_error};
     #[pymodule_export]

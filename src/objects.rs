@@ -114,6 +114,16 @@ pub fn dict(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     unsafe { Ok(Bound::from_owned_ptr_or_err(py, ffi::PyDict_New())?.cast_into_unchecked()) }
 }
 
+/// The items of a `dict`, also of one whose class has an `items()` of its own.
+pub fn items<'py>(dict: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyList>> {
+    // SAFETY: the interpreter is attached, and `dict` is one. The result is a new reference to a
+    // list, or null with an exception set.
+    unsafe {
+        let items = Bound::from_owned_ptr_or_err(dict.py(), ffi::PyDict_Items(dict.as_ptr()))?;
+        Ok(items.cast_into_unchecked())
+    }
+}
+
 /// A `list` of floats.
 pub fn floats<'py>(py: Python<'py>, values: &[f64]) -> PyResult<Bound<'py, PyList>> {
     // SAFETY: the interpreter is attached. The result is a new reference to a list, or null with

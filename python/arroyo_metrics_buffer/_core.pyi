@@ -10,11 +10,11 @@ __all__ = [
     "DeliveryBuffer",
     "MetricsBuffer",
     "__version__",
-    "add_totals",
     "buffers",
     "configure",
     "drain_totals",
     "fork_generation",
+    "move_totals",
     "on_backend_error",
     "report_if_ending",
     "set_ending",
@@ -214,19 +214,17 @@ def drain_totals(buffer: MetricsBuffer, *, counters: bool) -> dict[str, Any]:
         Totals by name, in the order of first touch.
     """
 
-def add_totals(buffer: MetricsBuffer, timers: dict[str, float], counters: dict[str, int]) -> None:
-    """Add totals that were counted elsewhere to a buffer, which does not flush for it.
+def move_totals(totals: dict[Any, Any], buffer: MetricsBuffer, *, counters: bool) -> None:
+    """Move totals that were counted elsewhere to a buffer, which does not flush for it.
 
-    Safe to call from any thread.
+    Safe to call from any thread. Each total is in one of the two, whatever is raised. What the
+    buffer does not take stays where it is: a name that is no str, a total that is no number, a
+    count that does not fit in 64 bits, or would not with what is pending.
 
     Args:
+        totals: Totals by name.
         buffer: The buffer.
-        timers: Seconds by name.
-        counters: Counts by name.
-
-    Raises:
-        TypeError: A name is not a str, or a total not a number. What came before it was added.
-        OverflowError: A count or its sum does not fit in 64 bits. What came before it was added.
+        counters: Whether they are counters, or timers.
     """
 
 def set_ending(ending: bool) -> None:

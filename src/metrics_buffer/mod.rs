@@ -12,7 +12,9 @@ use arroyo_metrics_buffer_core::fork::AtFork;
 use arroyo_metrics_buffer_core::shared::Shared;
 use arroyo_metrics_buffer_core::sums::{NotAdded, Sums, Total};
 use arroyo_metrics_buffer_core::totals;
-use pyo3::exceptions::{PyAttributeError, PyOverflowError, PyRuntimeError};
+use pyo3::exceptions::{
+    PyAttributeError, PyException, PyMemoryError, PyOverflowError, PyRuntimeError,
+};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
@@ -341,35 +343,65 @@ pub fn drain_totals<'py>(
     }
 }
 
-/// Add totals that were counted elsewhere to a buffer, which does not flush for it.
+/// Move totals that were counted elsewhere to a buffer, which does not flush for it.
 ///
-/// Safe to call from any thread.
+/// Safe to call from any thread. Each total is in one of the two, whatever is raised. What the
+/// buffer does not take stays where it is: a name that is no str, a total that is no number, a
+/// count that does not fit in 64 bits, or would not with what is pending.
 ///
 /// Args:
+///     totals: Totals by name.
 ///     buffer: The buffer.
-///     timers: Seconds by name.
-///     counters: Counts by name.
-///
-/// Raises:
-///     TypeError: A name is not a str, or a total not a number. What came before it was added.
-///     OverflowError: A count or its sum does not fit in 64 bits. What came before it was added.
+///     counters: Whether they are counters, or timers.
 #[pyfunction]
-pub fn add_totals(
+#[pyo3(signature = (totals, buffer, *, counters))]
+pub fn move_totals(
+    totals: &Bound<'_, PyDict>,
     buffer: &Bound<'_, MetricsBuffer>,
-    timers: &Bound<'_, PyDict>,
-    counters: &Bound<'_, PyDict>,
+    counters: bool,
 ) -> PyResult<()> {
     let buffer = buffer.get().buffer(buffer.py())?;
-    // Copies of the items, since a number's conversion can run code that changes the dicts.
-    for item in timers.as_mapping().items()? {
-        let (name, seconds): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
-        let seconds = arguments::float("a total", &seconds)?;
-        add(buffer, arguments::string("a name", &name)?, seconds, |totals| &mut totals.timers)?;
+    if counters {
+        move_each(
+            totals,
+            |total| arguments::integer("a total", total),
+            |name, count| add(buffer, name, i128::from(count), |totals| &mut totals.counters),
+        )
+    } else {
+        move_each(
+            totals,
+            |total| arguments::float("a total", total),
+            |name, seconds| add(buffer, name, seconds, |totals| &mut totals.timers),
+        )
     }
-    for item in counters.as_mapping().items()? {
-        let (name, count): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
-        let count = i128::from(arguments::integer("a total", &count)?);
-        add(buffer, arguments::string("a name", &name)?, count, |totals| &mut totals.counters)?;
+}
+
+fn move_each<T>(
+    totals: &Bound<'_, PyDict>,
+    number: impl Fn(&Bound<'_, PyAny>) -> PyResult<T>,
+    add: impl Fn(&Bound<'_, PyString>, T) -> PyResult<()>,
+) -> PyResult<()> {
+    let py = totals.py();
+    for item in objects::items(totals)? {
+        let (name, total): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
+        let moved = arguments::string("a name", &name).and_then(|text| {
+            let number = number(&total)?; // can run code that changes the totals
+            if totals.get_item(&name)?.is_some_and(|now| now.is(&total)) {
+                add(text, number)?;
+                totals.del_item(&name)?;
+            }
+            Ok(())
+        });
+        match moved {
+            Err(error)
+                if error.is_instance_of::<PyMemoryError>(py)
+                    || !error.is_instance_of::<PyException>(py) =>
+            {
+                return Err(error);
+            }
+            // Moved, or put there by others, and it keeps no other total from being sent.
+            _ => {}
+        }
     }
     Ok(())
 }

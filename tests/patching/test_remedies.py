@@ -232,6 +232,22 @@ def test_what_is_added_to_a_table_goes_out_with_the_next_flush(
     assert backend.calls == [("timing", "b", 0.5), ("increment", "a", 9)]
 
 
+def test_what_a_buffer_refuses_stays_in_the_table_and_all_else_is_sent(
+    buffer: Any, backend: Recorder
+) -> None:
+    for name in ("a", "b", "c", "d"):
+        buffer.incr_counter(name, 1)
+    counters = buffer._MetricsBuffer__counters
+    assert len(counters) == 4  # which moves them there
+    counters["a"] += 0.5
+    counters["b"] += 2**63 - 1
+    counters[3] = 1
+    buffer.flush()
+    buffer.flush()
+    assert backend.calls == [("increment", "c", 1), ("increment", "d", 1)]
+    assert counters == {"a": 1.5, "b": 2**63, 3: 1}
+
+
 def test_what_nobody_has_looked_at_is_not_dropped_by_a_reset(
     buffer: Any, backend: Recorder
 ) -> None:

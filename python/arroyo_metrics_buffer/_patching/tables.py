@@ -10,11 +10,10 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 from weakref import ref
 
-from arroyo_metrics_buffer._core import MetricsBuffer, add_totals, drain_totals
+from arroyo_metrics_buffer._core import MetricsBuffer, drain_totals, move_totals
 
 # Of two threads that move totals, one waits: a sum is read and written in two steps. No code of
 # others runs meanwhile, and a fork waits too.
@@ -37,31 +36,33 @@ class Table(defaultdict[Any, Any]):
     def __init__(self, buffer: MetricsBuffer, zero: type, totals: Iterable[Any] = ()) -> None:
         super().__init__(zero, totals)
         self._buffer: Any = ref(buffer)
+        self._has_counters = zero is int
+        self._drained: dict[Any, Any] = {}
+        """What was pending in the buffer, on its way here."""
 
     def fill(self) -> None:
         """Move here what is pending in the buffer."""
-        if (buffer := self._buffer()) is not None:
-            with _moving:
-                self.add(drain_totals(buffer, counters=self.default_factory is int))
+        with _moving:
+            self._merge()
+            if (buffer := self._buffer()) is not None:
+                self._drained = drain_totals(buffer, counters=self._has_counters)
+                self._merge()
+
+    def _merge(self) -> None:
+        # Total by total, so that each is in one of the two dicts if memory ends.
+        for name in list(self._drained):
+            self[name] += self._drained[name]
+            del self._drained[name]
 
     def detach(self) -> None:
         """Leave what is pending from now on to the table that takes the place of this one."""
         self.fill()
         self._buffer = lambda: None
 
-    def add(self, totals: Mapping[str, float]) -> None:
-        """Add totals, without a look."""
-        for name, total in totals.items():
-            self[name] += total
-
-    def take(self) -> dict[Any, Any]:
-        """Take all that is in it, without a look."""
-        taken: dict[Any, Any] = {}
-        with suppress(KeyError):
-            while True:
-                name, total = self.popitem()
-                taken[name] = total
-        return taken
+    def move_to(self, buffer: MetricsBuffer) -> None:
+        """Move all that is in it to the buffer, without a look. What that does not take stays."""
+        for totals in (self, self._drained):
+            move_totals(totals, buffer, counters=self._has_counters)
 
     def copy(self) -> Any:
         """Return a dict of its own, like a copy of arroyo's."""
@@ -109,15 +110,17 @@ class Tables:
 
     def replace(self, name: str, buffer: MetricsBuffer, totals: Mapping[Any, Any]) -> None:
         """Put another dict in the place of a table, which keeps what was pending."""
-        if totals is not self._tables.get(name):
-            self.remove(name)
-            zero = float if name == "timers" else int
-            self._tables[name] = Table(buffer, zero, totals)
+        if totals is not (old := self._tables.get(name)):
+            new = Table(buffer, float if name == "timers" else int, totals)
+            if old is not None:
+                old.detach()
+            self._tables[name] = new
 
     def remove(self, name: str) -> None:
         """Take a table away, with what is pending."""
-        if (table := self._tables.pop(name, None)) is not None:
+        if (table := self._tables.get(name)) is not None:
             table.detach()
+            self._tables.pop(name, None)
 
     def clear(self) -> None:
         """Drop what is in the tables. What nobody has looked at is pending in the buffer still."""
@@ -127,5 +130,5 @@ class Tables:
     def absorb(self, buffer: MetricsBuffer) -> None:
         """Move what is in the tables into the buffer, which is about to be flushed."""
         with _moving:
-            taken = {name: table.take() for name, table in list(self._tables.items())}
-            add_totals(buffer, taken.get("timers", {}), taken.get("counters", {}))
+            for table in list(self._tables.values()):
+                table.move_to(buffer)
