@@ -104,7 +104,8 @@ def uninstall() -> Status:
         installation.reverted = installation.reverted | reverted
         installation.patches = {}
         installation.reported.clear()
-    for patch in reverted.values():
+    # Also what an earlier call has put back: it may have ended here for want of memory.
+    for patch in list(installation.reverted.values()):
         patch.clean_up()
     return status()
 

@@ -22,6 +22,7 @@ from .patch import UNCHANGED, Attribute, Before, Patch, cure, describe, extends
 
 _DELIVERIES = "_ConfluentProducer__deliveries"
 _FLUSH_METRICS = "_ConfluentProducer__flush_metrics"
+_LATENCIES = "_ConfluentProducer__callback_latency"
 _CALLBACK = "_ConfluentProducer__metrics_delivery_callback"
 _GENERATION = "_ConfluentProducer__fork_generation"
 
@@ -286,14 +287,29 @@ def take_over(producer: object, buffer: DeliveryBuffer) -> None:
     # Piece by piece: one of arroyo's methods may be at work in another thread.
     for status, count in list(counters.items()):
         if status in _STATUSES and type(count) is int and 0 <= count < _MAX_COUNT:
-            buffer.add({status: counters.pop(status, 0)}, [])
+            # First what may fail for want of memory.
+            buffer.add({status: count}, [])
+            if (taken := counters.pop(status, 0)) != count:
+                counters[status] += taken - count
     samples: list[Any] = []
-    with suppress(IndexError):
-        while True:
-            samples.append(latencies.pop())
-    samples.reverse()
-    buffer.add({}, [sample for sample in samples if isinstance(sample, int | float)])
-    latencies += [sample for sample in samples if not isinstance(sample, int | float)]
+    try:
+        with suppress(IndexError):
+            while True:
+                samples.append(None)  # makes room before a sample is taken
+                samples[-1] = latencies.pop()
+        del samples[-1]
+        samples.reverse()
+        others = [sample for sample in samples if not isinstance(sample, int | float)]
+        buffer.add({}, [sample for sample in samples if isinstance(sample, int | float)])
+    except MemoryError:
+        if samples and samples[-1] is None:
+            del samples[-1]
+        if latencies:  # of another thread
+            samples += latencies
+        if _LATENCIES in vars(producer):
+            vars(producer)[_LATENCIES] = samples  # which needs no memory
+        raise
+    latencies += others
 
 
 def hand_back(cls: type) -> None:
@@ -306,10 +322,16 @@ def hand_back(cls: type) -> None:
 
 def _give_back(producer: object) -> None:
     counters, latencies = _arroyos_own(producer)
-    counts, samples = vars(producer)[_DELIVERIES].drain()
-    for status, count in counts.items():
-        counters[status] += count
-    latencies += samples
+    buffer = vars(producer)[_DELIVERIES]
+    counts, samples = buffer.drain()
+    try:
+        for status in list(counts):
+            counters[status] += counts[status]
+            del counts[status]
+        latencies += samples
+    except MemoryError:
+        buffer.add(counts, samples)
+        raise
 
 
 def _arroyos_own(producer: object) -> tuple[MutableMapping[str, int], list[Any]]:
@@ -317,5 +339,5 @@ def _arroyos_own(producer: object) -> tuple[MutableMapping[str, int], list[Any]]
     fields = vars(producer)
     return (
         fields["_ConfluentProducer__produce_counters"],
-        fields.get("_ConfluentProducer__callback_latency", []),
+        fields.get(_LATENCIES, []),
     )
