@@ -363,6 +363,86 @@ def _flush_metrics(producer: Any) -> Callable[[], None]:
     return flush
 
 
+COUNTERS = "_MetricsBuffer__counters"
+TABLES: dict[str, Callable[[Any], object]] = {
+    "a look": lambda buffer: len(getattr(buffer, COUNTERS)),
+    "a copy": lambda buffer: getattr(buffer, COUNTERS).copy(),
+    "a table put in its place": lambda buffer: setattr(buffer, COUNTERS, {}),
+    "a flush": lambda buffer: buffer.flush(),
+}
+
+
+@needs_hook
+@pytest.mark.parametrize("name", TABLES)
+@in_new_interpreter
+def test_tables_lent_to_a_remedy_lose_nothing_without_memory(name: str) -> None:
+    logging.disable()
+    case = Case(TABLES[name])
+    held: list[Any] = []  # as a remedy holds the table that it swaps out
+
+    def prepare() -> MetricsBuffer:
+        buffer = filled(case)
+        held[:] = [getattr(buffer, COUNTERS)]
+        assert len(held[0]) == len(MORE) + 1
+        for metric in MORE:  # which is in the table and in the buffer then
+            buffer.incr_counter(metric, 1_000)
+        return buffer
+
+    def check(buffer: MetricsBuffer, _raised: BaseException | None) -> None:
+        buffer.flush()  # what is in the tables
+        swapped = sum(held[0].values()) if getattr(buffer, COUNTERS) is not held[0] else 0
+        assert total(buffer) + swapped == 0.5 + 1 + 2 * 1_000 * len(MORE)
+
+    assert with_every_allocation_failing(prepare, case.call, check) > 0
+
+
+LATENCIES = "_ConfluentProducer__callback_latency"
+
+
+@needs_hook
+@pytest.mark.parametrize("name", ["a flush", "uninstall"])
+@in_new_interpreter
+def test_what_arroyos_own_methods_have_counted_and_get_back_is_not_lost_without_memory(
+    name: str,
+) -> None:
+    logging.disable()
+    producer: Any = ConfluentProducer({"bootstrap.servers": "127.0.0.1:9", "log_level": 0})
+    fields = vars(producer)
+    counters = fields["_ConfluentProducer__produce_counters"]
+    deliveries = fields["_ConfluentProducer__deliveries"]
+    fields["_ConfluentProducer__metrics"] = PRODUCER_BACKEND
+    flush = _flush_metrics(producer) if name == "a flush" else None
+
+    def prepare() -> None:
+        arroyo_metrics_buffer.install()
+        PRODUCER_BACKEND.clear()
+        counters.clear()
+        fields[LATENCIES].clear()
+        deliveries.drain()
+        deliveries.add({"error": 1_000}, [0.25] * 5)
+        if flush is not None:
+            counters["success"] += 1_000
+            fields[LATENCIES].extend([0.5] * 20)
+
+    def check(_: None, _raised: BaseException | None) -> None:
+        if flush is not None:
+            flush()
+        else:
+            arroyo_metrics_buffer.uninstall()
+            assert deliveries.snapshot() == NOTHING
+        counts = PRODUCER_BACKEND.counts + sum(counters.values())
+        samples = PRODUCER_BACKEND.samples + len(fields[LATENCIES])
+        assert (counts, samples) == ((2_000, 25) if flush is not None else (1_000, 5))
+
+    call = flush or arroyo_metrics_buffer.uninstall
+    with_every_allocation_failing(prepare, lambda _: call(), check, modes=(False,))
+
+
+def _flush_metrics(producer: Any) -> Callable[[], None]:
+    flush: Callable[[], None] = producer._ConfluentProducer__flush_metrics
+    return flush
+
+
 MAKE: dict[str, Callable[[Any], object]] = {
     "as arroyo does": lambda _: MetricsBuffer(),
     "with a backend": MetricsBuffer,
