@@ -605,3 +605,39 @@ def test_what_is_no_bool_is_refused_and_changes_nothing() -> None:
     with pytest.raises(TypeError, match="flush_at_exit must be True or False, not 1"):
         arroyo_metrics_buffer.install(flush_at_exit=no_bool)  # type: ignore[arg-type]
     assert arroyo_metrics_buffer.status().flush_at_exit is before.flush_at_exit is False
+
+
+FAILING = """
+class Failing(Backend):
+    def increment(self, name, value):
+        os.write(1, b"call 1\\n")
+        raise OSError("no network")
+
+logging.getLogger("arroyo_metrics_buffer").addHandler(logging.NullHandler())
+buffer = pending("a", backend=Failing())
+"""
+
+
+@pytest.mark.parametrize("first", ["multiprocessing.util", "billiard.util"])
+def test_a_backend_that_fails_is_tried_once_whichever_module_is_imported_first(first: str) -> None:
+    pytest.importorskip(first)
+    program = python(f"import {first}\n" + PRELUDE + FAILING)
+    assert sent(program) == {"call": 1}
+
+
+NOTHING_LEFT = {
+    "an override of flush": "def flush(self): super().flush(); raise OSError",
+    "a backend that is gone": "metrics = property(lambda self: 1 / 0, lambda self, metrics: None)",
+}
+
+
+@pytest.mark.parametrize("attribute", NOTHING_LEFT.values(), ids=NOTHING_LEFT)
+def test_a_flush_that_fails_with_nothing_pending_is_no_loss_and_not_told(attribute: str) -> None:
+    program = ended(f"""
+    class Mine(MetricsBuffer):
+        {attribute}
+
+    buffer = made(Mine)
+    """)
+    assert (program.returncode, program.stdout) == (0, "")
+    assert "at the end" not in program.stderr

@@ -13,7 +13,13 @@ from types import ModuleType
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
-from arroyo_metrics_buffer._core import MetricsBuffer, buffers, set_ending, stats
+from arroyo_metrics_buffer._core import (
+    MetricsBuffer,
+    buffers,
+    fork_generation,
+    set_ending,
+    stats,
+)
 
 from . import producer
 
@@ -33,17 +39,22 @@ class Ending:
         self.is_on = True
         """Whether anything is, as ``install()`` was told."""
         self._known: dict[str, ModuleType] = {}
+        self._ended: int | None = None
+        """The fork generation of the process that has sent all."""
 
     def send_all(self) -> None:
         """Flush every buffer once, and have each later call that adds flush at once.
 
-        One pass: threads that go on counting do not keep it going. Nothing is raised, not even what
-        is no Exception: the process is to end as it would without this.
+        One pass, however often it is called: threads that go on counting do not keep it going, and
+        a backend that fails is tried and told once. Nothing is raised, not even what is no
+        Exception: the process is to end as it would without this.
         """
         if self.is_on:
             with suppress(BaseException):
-                set_ending(True)
-                _tell([each for each in _buffers() if each.failed()])
+                if self._ended != (generation := fork_generation()):
+                    self._ended = generation
+                    set_ending(True)
+                    _tell([each for each in _buffers() if each.failed()])
 
     def join_multiprocessing(self) -> None:
         """Have multiprocessing's children send all, and this process if it is one of them."""
@@ -122,12 +133,13 @@ def _flush(buffer: MetricsBuffer) -> None:
 
 def _tell(failed: list[_Buffer]) -> None:
     """Log that what is pending is lost, since there will be no flush that sends it."""
-    if failed:
+    entries = sum(each.entries() for each in failed)
+    if entries:
         first = failed[0].errors[0]
         logging.getLogger("arroyo_metrics_buffer").error(
             "%d entries were not sent at the end of the process, as flushes of %d buffers failed,"
             " the first by %s",
-            sum(each.entries() for each in failed),
+            entries,
             len(failed),
             first if isinstance(first, str) else repr(first),
             exc_info=first if isinstance(first, BaseException) else None,
