@@ -35,12 +35,23 @@ pub fn interval(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
 }
 
 /// A number of seconds that is not NaN: with NaN no flush would ever be due.
-pub fn not_nan(py: Python<'_>, parameter: &str, seconds: f64) -> PyResult<f64> {
-    if seconds.is_nan() {
-        let message = format_args!("{parameter} must be a number of seconds, not NaN");
-        return Err(objects::error::<PyValueError>(py, message));
+fn not_nan(py: Python<'_>, parameter: &str, seconds: f64) -> PyResult<f64> {
+    if seconds.is_nan() { Err(no_seconds(py, parameter, "not NaN")) } else { Ok(seconds) }
+}
+
+/// A time in seconds, which is finite: after an infinite one no flush would ever be due.
+pub fn time(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let (py, seconds) = (value.py(), not_nan(value.py(), parameter, float(parameter, value)?)?);
+    if seconds.is_infinite() {
+        return Err(no_seconds(py, parameter, "not infinity"));
     }
     Ok(seconds)
+}
+
+#[cold]
+fn no_seconds(py: Python<'_>, parameter: &str, but: &str) -> PyErr {
+    let message = format_args!("{parameter} must be a number of seconds, {but}");
+    objects::error::<PyValueError>(py, message)
 }
 
 /// Anything that can be called.

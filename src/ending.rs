@@ -20,7 +20,8 @@ static BUFFERS: OnceLock<Py<PyAny>> = OnceLock::new();
 /// Makes the dictionary of buffers, the module's attribute `buffers`.
 pub fn init_at_import(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
-    let buffers = py.import(objects::interned(py, "weakref")?)?.getattr("WeakValueDictionary")?.call0()?;
+    let buffers =
+        py.import(objects::interned(py, "weakref")?)?.getattr("WeakValueDictionary")?.call0()?;
     module.add("buffers", BUFFERS.get_or_init(|| buffers.unbind()))
 }
 

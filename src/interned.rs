@@ -50,6 +50,11 @@ interned_strings! {
     METRICS_BUFFER_REPR: "<%s timers=%r counters=%r>";
     DELIVERY_BUFFER_REPR: "<DeliveryBuffer counts=%r latencies=%d dropped=%d>";
     EXC_INFO: "exc_info";
+    STACKLEVEL: "stacklevel";
+    GET_FRAME: "_getframe";
+    F_BACK: "f_back";
+    F_GLOBALS: "f_globals";
+    MODULE_NAME: "__name__";
     LOG: "log";
     RAISE: "raise";
     MODULE: "__module__";

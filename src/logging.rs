@@ -8,8 +8,9 @@ use std::fmt;
 use pyo3::PyErr;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString};
 
-use crate::{interned, objects};
+use crate::{interned, interpreter, objects};
 
 /// What Python's `logging` calls the levels of records.
 #[derive(Clone, Copy)]
@@ -59,8 +60,37 @@ pub fn log(
         let exception = error.clone_ref(py).into_value(py);
         keywords.set_item(interned::EXC_INFO.get(py)?, exception)?;
     }
+    keywords.set_item(interned::STACKLEVEL.get(py)?, objects::integer(py, stack_level(py)?)?)?;
     logger(py)?.getattr(interned::LOG.get(py)?)?.call(&arguments, Some(&keywords))?;
     Ok(())
+}
+
+/// The number of Python frames up to the one that called this package, whose own are passed over.
+fn stack_level(py: Python<'_>) -> PyResult<i128> {
+    let mut level = 1;
+    let get_frame = interpreter::loaded(py, &interned::MODULE_SYS, &interned::GET_FRAME)?;
+    let mut frame = match get_frame {
+        Some(get_frame) => get_frame.call0()?,
+        None => return Ok(level),
+    };
+    while is_ours(&frame)? {
+        frame = frame.getattr(interned::F_BACK.get(py)?)?;
+        level += 1;
+    }
+    Ok(level)
+}
+
+fn is_ours(frame: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = frame.py();
+    if frame.is_none() {
+        return Ok(false);
+    }
+    let globals = frame.getattr(interned::F_GLOBALS.get(py)?)?;
+    let module = globals.cast::<PyDict>()?.get_item(interned::MODULE_NAME.get(py)?)?;
+    let Some(Ok(module)) = module.as_ref().map(|module| module.cast::<PyString>()) else {
+        return Ok(false);
+    };
+    Ok(module.to_str().is_ok_and(|name| name.starts_with("arroyo_metrics_buffer._patching.")))
 }
 
 fn logger(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {

@@ -137,7 +137,8 @@ impl Reporting {
             Ok(text) => (text, Ok(())),
             Err(raised) => (interned::ERROR_WITHOUT_WORDS.get(py)?, Err(raised)),
         };
-        let failure = (!is_exit(py, error)).then(|| self.count_error(flush, text.clone()));
+        let is_told = !matches!(reaction, OnBackendError::Raise);
+        let failure = (!is_exit(py, error)).then(|| self.count_error(flush, text.clone(), is_told));
         exits_only(py, untold)?;
         let logged = match (reaction, failure) {
             (OnBackendError::Raise, _) | (_, None) => log_put_back(py, flush, &text),
@@ -153,9 +154,11 @@ impl Reporting {
         }
     }
 
-    fn count_error(&self, flush: &Flush, text: Bound<'_, PyString>) -> Failure {
-        let failure = self.outage.lock().failed(flush.began);
-        let begins_outage = failure == Failure::Begins;
+    fn count_error(&self, flush: &Flush, text: Bound<'_, PyString>, is_told: bool) -> Failure {
+        let mut outage = self.outage.lock();
+        let begins_outage = !outage.is_running();
+        let failure = outage.failed(flush.began, is_told);
+        drop(outage);
         let before = self.stats.lock().count_error(text.unbind(), begins_outage);
         drop(before); // after the guard is gone
         failure

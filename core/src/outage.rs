@@ -20,15 +20,15 @@ struct Running {
     began: f64,
     /// Flushes that failed.
     failures: u64,
-    /// When the flush began that was last told, and how many had failed by then.
-    told: f64,
+    /// When the flush began that was last told, if any was, and how many had failed by then.
+    told: Option<f64>,
     failures_told: u64,
 }
 
 /// What a flush that failed is to an outage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Failure {
-    /// Its first.
+    /// The first that is told.
     Begins,
     /// One to tell: it comes [`RECORD_INTERVAL`] after the last one that was told.
     GoesOn {
@@ -53,30 +53,39 @@ pub struct Ended {
 }
 
 impl Outage {
-    /// An error of the backend has ended a flush that began at `now`.
-    pub fn failed(&mut self, now: f64) -> Failure {
-        let Some(running) = &mut self.0 else {
-            self.0 = Some(Running { began: now, failures: 1, told: now, failures_told: 1 });
-            return Failure::Begins;
-        };
+    /// Whether there is an outage.
+    pub fn is_running(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// An error of the backend has ended a flush that began at `now`. `is_told` is false where the
+    /// error is raised instead.
+    pub fn failed(&mut self, now: f64, is_told: bool) -> Failure {
+        let running =
+            self.0.get_or_insert(Running { began: now, failures: 0, told: None, failures_told: 0 });
         running.failures += 1;
         running.began = running.began.min(now);
         // In either direction: a clock that was set back by an hour silences nothing for an hour.
-        if (now - running.told).abs() >= RECORD_INTERVAL {
-            let untold = running.failures - running.failures_told;
-            running.told = now;
-            running.failures_told = running.failures;
-            let seconds = seconds(running.began, now);
-            Failure::GoesOn { seconds, failures: running.failures, untold }
-        } else {
-            Failure::IsKnown
+        let is_past = |told: f64| (now - told).abs() >= RECORD_INTERVAL;
+        if !is_told || !running.told.is_none_or(is_past) {
+            return Failure::IsKnown;
+        }
+        let untold = running.failures - running.failures_told;
+        running.failures_told = running.failures;
+        match running.told.replace(now) {
+            None => Failure::Begins,
+            Some(_) => Failure::GoesOn {
+                seconds: seconds(running.began, now),
+                failures: running.failures,
+                untold,
+            },
         }
     }
 
     /// The backend has accepted all of a flush that began at `now` and had something to send.
-    /// Returns the outage that this ends, if there was one.
+    /// Returns the outage that this ends, if there was one that was told.
     pub fn succeeded(&mut self, now: f64) -> Option<Ended> {
-        let running = self.0.take()?;
+        let running = self.0.take().filter(|running| running.told.is_some())?;
         Some(Ended { seconds: seconds(running.began, now), failures: running.failures })
     }
 }

@@ -8,14 +8,14 @@ use proptest::prelude::*;
 #[test]
 fn an_outage_is_told_when_it_begins_once_a_minute_and_when_it_ends() {
     let mut outage = Outage::default();
-    assert_eq!(outage.failed(1000.0), Failure::Begins);
-    assert_eq!(outage.failed(1001.0), Failure::IsKnown);
-    assert_eq!(outage.failed(1059.5), Failure::IsKnown);
+    assert_eq!(outage.failed(1000.0, true), Failure::Begins);
+    assert_eq!(outage.failed(1001.0, true), Failure::IsKnown);
+    assert_eq!(outage.failed(1059.5, true), Failure::IsKnown);
     let first_minute = Failure::GoesOn { seconds: 60.0, failures: 4, untold: 3 };
-    assert_eq!(outage.failed(1060.0), first_minute);
-    assert_eq!(outage.failed(1119.0), Failure::IsKnown);
+    assert_eq!(outage.failed(1060.0, true), first_minute);
+    assert_eq!(outage.failed(1119.0, true), Failure::IsKnown);
     let second_minute = Failure::GoesOn { seconds: 121.0, failures: 6, untold: 2 };
-    assert_eq!(outage.failed(1121.0), second_minute);
+    assert_eq!(outage.failed(1121.0, true), second_minute);
     assert_eq!(outage.succeeded(1122.5), Some(Ended { seconds: 122.5, failures: 6 }));
 }
 
@@ -23,7 +23,7 @@ fn an_outage_is_told_when_it_begins_once_a_minute_and_when_it_ends() {
 fn a_flush_that_is_accepted_outside_an_outage_ends_none() {
     let mut outage = Outage::default();
     assert_eq!(outage.succeeded(0.0), None);
-    outage.failed(1.0);
+    outage.failed(1.0, true);
     assert!(outage.succeeded(2.0).is_some());
     assert_eq!(outage.succeeded(3.0), None);
 }
@@ -31,23 +31,23 @@ fn a_flush_that_is_accepted_outside_an_outage_ends_none() {
 #[test]
 fn the_next_outage_begins_anew() {
     let mut outage = Outage::default();
-    outage.failed(0.0);
-    outage.failed(100.0);
+    outage.failed(0.0, true);
+    outage.failed(100.0, true);
     outage.succeeded(110.0);
-    assert_eq!(outage.failed(120.0), Failure::Begins);
-    assert_eq!(outage.failed(130.0), Failure::IsKnown);
+    assert_eq!(outage.failed(120.0, true), Failure::Begins);
+    assert_eq!(outage.failed(130.0, true), Failure::IsKnown);
     assert_eq!(outage.succeeded(131.0), Some(Ended { seconds: 11.0, failures: 2 }));
 }
 
 #[test]
 fn a_clock_that_is_set_back_silences_no_outage_and_makes_no_time_negative() {
     let mut outage = Outage::default();
-    outage.failed(5000.0);
+    outage.failed(5000.0, true);
     let after_the_step = Failure::GoesOn { seconds: 0.0, failures: 2, untold: 1 };
-    assert_eq!(outage.failed(1000.0), after_the_step);
-    assert_eq!(outage.failed(1059.0), Failure::IsKnown);
+    assert_eq!(outage.failed(1000.0, true), after_the_step);
+    assert_eq!(outage.failed(1059.0, true), Failure::IsKnown);
     let a_minute_later = Failure::GoesOn { seconds: 60.0, failures: 4, untold: 2 };
-    assert_eq!(outage.failed(1060.0), a_minute_later);
+    assert_eq!(outage.failed(1060.0, true), a_minute_later);
     assert_eq!(outage.succeeded(500.0), Some(Ended { seconds: 0.0, failures: 4 }));
 }
 
@@ -55,8 +55,8 @@ fn a_clock_that_is_set_back_silences_no_outage_and_makes_no_time_negative() {
 fn a_clock_that_stands_still_has_an_outage_told_once() {
     for now in [0.0, f64::INFINITY, f64::NEG_INFINITY] {
         let mut outage = Outage::default();
-        outage.failed(now);
-        assert_eq!(outage.failed(now), Failure::IsKnown);
+        outage.failed(now, true);
+        assert_eq!(outage.failed(now, true), Failure::IsKnown);
         assert_eq!(outage.succeeded(now), Some(Ended { seconds: 0.0, failures: 2 }));
     }
 }
@@ -64,10 +64,25 @@ fn a_clock_that_stands_still_has_an_outage_told_once() {
 #[test]
 fn a_forked_child_is_in_no_outage() {
     let mut outage = Outage::default();
-    outage.failed(0.0);
+    outage.failed(0.0, true);
     outage.after_fork_in_child();
     assert_eq!(outage.succeeded(1.0), None);
-    assert_eq!(outage.failed(2.0), Failure::Begins);
+    assert_eq!(outage.failed(2.0, true), Failure::Begins);
+}
+
+#[test]
+fn an_outage_that_began_while_errors_were_raised_is_told_from_the_first_that_is_not() {
+    let mut outage = Outage::default();
+    assert!(!outage.is_running());
+    assert_eq!(outage.failed(0.0, false), Failure::IsKnown);
+    assert!(outage.is_running());
+    assert_eq!(outage.failed(1.0, true), Failure::Begins);
+    let a_minute_later = Failure::GoesOn { seconds: 61.0, failures: 3, untold: 1 };
+    assert_eq!(outage.failed(61.0, true), a_minute_later);
+    assert_eq!(outage.succeeded(62.0), Some(Ended { seconds: 62.0, failures: 3 }));
+    outage.failed(63.0, false);
+    assert_eq!(outage.succeeded(64.0), None, "nobody was told of it");
+    assert!(!outage.is_running());
 }
 
 proptest! {
@@ -79,7 +94,7 @@ proptest! {
         let (mut now, mut told, mut records) = (0.0, 0, vec![]);
         for step in &steps {
             now += step;
-            match outage.failed(now) {
+            match outage.failed(now, true) {
                 Failure::Begins => {
                     prop_assert!(records.is_empty());
                     told = 1;

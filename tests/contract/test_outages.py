@@ -120,6 +120,22 @@ def test_an_error_that_is_raised_is_told_by_a_record_each_and_its_end_by_none(
     assert told(caplog) == [(WARNING, f"flush ended by {DOWN}; {KEPT}")] * 2
 
 
+def test_an_outage_that_began_while_errors_were_raised_is_told_once_they_are_logged(
+    buffer: MetricsBuffer, backend: Flaky, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Outage):
+        buffer.flush()
+    arroyo_metrics_buffer.install(on_backend_error="log")
+    caplog.clear()
+    buffer.flush()
+    buffer.flush()
+    assert told(caplog) == [(ERROR, f"{BEGINS}{DOWN}; {KEPT}")]
+    assert arroyo_metrics_buffer.stats().consumer.outages == 1
+    backend.refused = set()
+    buffer.flush()
+    assert [level for level, _ in told(caplog)] == [WARNING]
+
+
 def test_a_flush_with_nothing_to_send_or_sent_in_part_ends_no_outage(
     buffer: MetricsBuffer, backend: Flaky, caplog: pytest.LogCaptureFixture
 ) -> None:

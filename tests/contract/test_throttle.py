@@ -158,11 +158,16 @@ def test_with_an_interval_of_zero_threads_leave_nothing_behind(backend: Recorder
     assert sum(value for _, _, value in backend.calls) == 4000
 
 
-def test_a_clock_that_returns_nan_is_refused_and_nothing_is_lost(backend: Recorder) -> None:
+@pytest.mark.parametrize(
+    ("time", "word"), [(math.nan, "NaN"), (math.inf, "infinity"), (-math.inf, "infinity")]
+)
+def test_a_clock_that_returns_no_time_is_refused_and_nothing_is_lost(
+    backend: Recorder, time: float, word: str
+) -> None:
     now = 0.0
     buffer = MetricsBuffer(backend, flush_interval=1, clock=lambda: now)
-    now = math.nan
-    with pytest.raises(ValueError, match="clock must be a number of seconds, not NaN"):
+    now = time
+    with pytest.raises(ValueError, match=f"clock must be a number of seconds, not {word}"):
         buffer.incr_counter("x", 1)
     now = 2.0
     buffer.incr_counter("x", 1)
