@@ -12,11 +12,10 @@ from unittest import mock
 
 import pytest
 from arroyo.backends.kafka import consumer
-from arroyo.utils.metrics import configure_metrics
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
-from support.backends import Flaky, Outage, Recorder
+from support.backends import Flaky, Outage, ProducerBackend, Recorder
 from support.producers import closed_after_test
 from support.programs import python
 
@@ -121,20 +120,16 @@ def test_each_record_names_the_python_code_that_called_the_buffer(
 
 
 def test_a_record_of_a_producers_flush_names_the_code_that_called_the_producer(
-    caplog: pytest.LogCaptureFixture,
+    backend: ProducerBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     def report(producer: Any) -> None:
         producer.flush(0)
 
-    backend = mock.Mock()
-    backend.increment.side_effect = Outage
-    configure_metrics(backend, force=True)
     producer: Any = closed_after_test(consumer.ConfluentProducer({"log_level": 0}))
     producer._ConfluentProducer__metrics_delivery_callback(None, "message", 1000.0)
     caplog.clear()
-    with pytest.raises(Outage):
+    with mock.patch.object(backend, "increment", side_effect=Outage), pytest.raises(Outage):
         report(producer)
-    backend.increment.side_effect = None
     (record,) = caplog.records
     place = (__file__, report.__code__.co_firstlineno + 1, "report")
     assert (record.pathname, record.lineno, record.funcName) == place
