@@ -3,6 +3,7 @@
 use std::thread;
 
 use arroyo_metrics_buffer_core::deliveries::{Deliveries, MAX_LATENCIES, Outcome};
+use arroyo_metrics_buffer_core::fork::AtFork;
 use arroyo_metrics_buffer_core::pending::{Contents, Pending};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -85,6 +86,47 @@ fn what_is_put_back_comes_first_and_what_has_no_room_behind_it_is_dropped_and_co
     assert_eq!(older.dropped(), MAX_LATENCIES as u64);
     let (success, error) = (Entry::Count(Outcome::Success, 1), Entry::Count(Outcome::Error, 1));
     assert_eq!(entries(&older)[..2], [success, error]);
+}
+
+/// Deliveries with room for all samples, so many of which were dropped before.
+fn having_dropped(samples: usize) -> Deliveries {
+    let mut deliveries = full();
+    deliveries.add_latencies(&vec![1.0; samples]).unwrap();
+    deliveries.forget_first(MAX_LATENCIES);
+    deliveries
+}
+
+#[test]
+fn drops_are_told_until_a_flush_succeeds_and_enter_the_statistics_once() {
+    let (mut older, mut newer) = (having_dropped(2), having_dropped(3));
+    assert_eq!(older.take_newly_dropped(), 2);
+    assert_eq!(older.take_newly_dropped(), 0);
+    older.merge(&mut newer);
+    assert_eq!((older.dropped(), older.take_newly_dropped()), (5, 3));
+    let mut oldest = having_dropped(1);
+    oldest.merge(&mut older);
+    assert_eq!((oldest.dropped(), oldest.take_newly_dropped()), (6, 1));
+}
+
+#[test]
+fn a_copy_has_the_same_deliveries_and_leaves_them_pending() {
+    let pending = Pending::<Deliveries>::new(1.0, 0.0).unwrap();
+    pending.lock().merge(&mut having_dropped(2));
+    pending.lock().record(Outcome::Error, Some(0.25)).unwrap();
+    pending.lock().record(Outcome::Success, None).unwrap();
+    let copy = pending.snapshot(Deliveries::copy).unwrap().contents;
+    let taken = pending.take().unwrap().contents;
+    assert_eq!((copy.entries(), copy.dropped()), (3, 2));
+    assert_eq!((entries(&copy), copy.dropped()), (entries(&taken), taken.dropped()));
+}
+
+#[test]
+fn a_forked_child_has_no_deliveries_of_its_parent() {
+    let mut deliveries = having_dropped(1);
+    deliveries.record(Outcome::Error, Some(0.25)).unwrap();
+    deliveries.after_fork_in_child();
+    assert_eq!(entries(&deliveries), []);
+    assert_eq!((deliveries.dropped(), deliveries.take_newly_dropped()), (0, 0));
 }
 
 proptest! {

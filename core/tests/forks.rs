@@ -1,5 +1,5 @@
 //! Forks at any moment, from any thread.
-#![cfg(unix)]
+#![cfg(all(unix, not(loom)))] // loom has no statics outside a model
 
 use std::any::Any;
 use std::env;
@@ -16,8 +16,9 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use arroyo_metrics_buffer_core::fork::{self, AtFork};
+use arroyo_metrics_buffer_core::lock::{Mutex, mutex};
 use arroyo_metrics_buffer_core::pending::{Contents, Pending};
-use arroyo_metrics_buffer_core::shared::Shared;
+use arroyo_metrics_buffer_core::shared::{Shared, share};
 use arroyo_metrics_buffer_core::totals;
 
 type Totals = totals::Totals<&'static str>;
@@ -301,6 +302,41 @@ fn a_child_inherits_what_does_not_empty_itself() {
         let shared = Shared::new(Inherited(7)).unwrap();
         in_a_child(CHILD_TIMEOUT, || assert_eq!(shared.lock().0, 7));
         assert_eq!(shared.lock().0, 7);
+    });
+}
+
+/// A count that a child starts anew.
+struct Count(u32);
+
+impl AtFork for Count {
+    fn after_fork_in_child(&mut self) {
+        self.0 = 0;
+    }
+}
+
+#[test]
+fn a_static_that_is_shared_is_prepared_for_a_child_like_any_other_value() {
+    static COUNT: Mutex<Count> = mutex(Count(0));
+    in_time(3 * CHILD_TIMEOUT, || {
+        share(&COUNT).unwrap();
+        COUNT.lock().0 = 7;
+        in_a_child(CHILD_TIMEOUT, || assert_eq!(COUNT.lock().0, 0));
+        assert_eq!(COUNT.lock().0, 7);
+    });
+}
+
+#[test]
+fn the_end_of_a_fork_that_took_no_locks_releases_none() {
+    static COUNT: Mutex<Count> = mutex(Count(0));
+    in_time(3 * CHILD_TIMEOUT, || {
+        share(&COUNT).unwrap();
+        // In a child, where no other test forks.
+        in_a_child(CHILD_TIMEOUT, || {
+            let held = COUNT.lock();
+            fork::in_parent();
+            assert!(COUNT.is_locked());
+            drop(held);
+        });
     });
 }
 

@@ -31,6 +31,8 @@ thread_local! {
     /// How many have failed. Only the first one that finds none left does, or all after it.
     static FAILED: Cell<usize> = const { Cell::new(0) };
     static FAILS_ON: Cell<bool> = const { Cell::new(false) };
+    /// How many more allocations this thread has made than freed.
+    static LIVE: Cell<isize> = const { Cell::new(0) };
 }
 
 fn fails() -> bool {
@@ -48,11 +50,16 @@ fn fails() -> bool {
 // SAFETY: what it returns is the system allocator's, or null, which stands for a failure.
 unsafe impl GlobalAlloc for Failing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if fails() {
+            return ptr::null_mut();
+        }
+        LIVE.set(LIVE.get() + 1);
         // SAFETY: the caller keeps the contract, which is the same.
-        if fails() { ptr::null_mut() } else { unsafe { System.alloc(layout) } }
+        unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.set(LIVE.get() - 1);
         // SAFETY: as above.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -190,14 +197,47 @@ fn what_is_taken_is_gone_and_what_is_not_is_still_pending() {
     }
 }
 
+#[test]
+fn a_shard_for_which_there_is_no_room_stays_pending_and_the_others_are_taken() {
+    let left_some = Cell::new(false);
+    with_every_allocation_failing(
+        || {
+            let pending = buffer(2, &[]);
+            for names in NAMES.chunks(2) {
+                in_a_thread(|| add_all(&pending, names)); // each thread has another shard than the last
+            }
+            pending
+        },
+        |pending| pending.take(),
+        |pending, taken, _| {
+            let taken = taken.map(|taken| account(&taken.contents)).unwrap_or_default();
+            let rest = account(&pending.take().unwrap().contents);
+            left_some.set(left_some.get() || !taken.1.is_empty() && !rest.1.is_empty());
+            assert_eq!(sum([taken, rest]), expected(&NAMES));
+        },
+    );
+    assert!(left_some.get());
+}
+
+#[test]
+fn what_was_put_back_is_not_put_back_again() {
+    let pending = buffer(1, &NAMES);
+    let mut taken = pending.take().unwrap();
+    pending.put_back(&mut taken);
+    pending.put_back(&mut taken);
+    assert_eq!(account(&pending.take().unwrap().contents), expected(&NAMES));
+}
+
 /// A buffer with all names in each shard.
 fn in_all_shards(shards: usize) -> Pending<Totals> {
     let pending = buffer(shards, &[]);
     // Threads that come one after the other have shards that do.
-    (0..shards).for_each(|_| {
-        std::thread::scope(|scope| scope.spawn(|| add_all(&pending, &NAMES)).join().unwrap());
-    });
+    (0..shards).for_each(|_| in_a_thread(|| add_all(&pending, &NAMES)));
     pending
+}
+
+fn in_a_thread(body: impl FnOnce() + Send) {
+    std::thread::scope(|scope| scope.spawn(body).join().unwrap());
 }
 
 fn sum(accounts: impl IntoIterator<Item = (Account, Account)>) -> (Account, Account) {
@@ -405,6 +445,20 @@ fn latencies_are_added_all_or_none() {
 }
 
 #[test]
+fn deliveries_are_copied_whole_or_not_at_all() {
+    let most = with_every_allocation_failing(
+        || deliveries(3),
+        |pending| pending.snapshot(Deliveries::copy).ok(),
+        |pending, copy, failed| {
+            assert!(failed || copy.is_some());
+            assert!(copy.is_none_or(|copy| copy.contents.entries() == 4));
+            assert_eq!(pending.take().unwrap().contents.entries(), 4);
+        },
+    );
+    assert!(most > 0);
+}
+
+#[test]
 fn a_shared_value_is_registered_or_dropped() {
     struct Value;
     impl fork::AtFork for Value {}
@@ -414,4 +468,32 @@ fn a_shared_value_is_registered_or_dropped() {
         |(), made, failed| assert_eq!(made, !failed),
     );
     assert!(most > 0);
+}
+
+#[test]
+fn what_a_buffer_allocates_is_freed_with_it() {
+    let use_and_drop = || {
+        let pending = buffer(8, &NAMES);
+        let mut failed = pending.take().unwrap();
+        add_all(&pending, &NAMES[..5]);
+        without_memory(|| pending.put_back(&mut failed));
+        drop(failed);
+        drop(pending.snapshot(|totals| totals.copy(|name| name)).unwrap());
+    };
+    use_and_drop(); // the registry of all locks has its room from now on
+    let live = LIVE.get();
+    use_and_drop();
+    assert_eq!(LIVE.get(), live);
+}
+
+/// A thread has less stack than it takes to drop each of them within the one before it.
+#[test]
+fn places_of_any_number_are_dropped_one_after_the_other() {
+    let pending = buffer(1, &[]);
+    let flushes: Vec<_> = (0..5000).map(|_| pending.take().unwrap()).collect();
+    for mut taken in flushes {
+        without_memory(|| pending.put_back(&mut taken));
+    }
+    let dropping = std::thread::Builder::new().stack_size(1 << 16).spawn(|| drop(pending));
+    dropping.unwrap().join().unwrap();
 }

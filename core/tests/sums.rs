@@ -56,6 +56,16 @@ fn a_first_delta_out_of_range_makes_no_name() {
 }
 
 #[test]
+fn sums_are_empty_until_a_name_is_added_and_after_all_were_forgotten() {
+    let mut counters = Counters::default();
+    assert!(counters.is_empty());
+    add(&mut counters, "name", 0).unwrap();
+    assert!(!counters.is_empty());
+    counters.forget_first(1);
+    assert!(counters.is_empty());
+}
+
+#[test]
 fn an_increment_out_of_range_is_refused_however_the_name_is_found() {
     let mut counters = counters(&[("name", MAX)]);
     assert_eq!(counters.add_by_address("name".as_ptr().addr(), 1), Err(OutOfRange));
@@ -96,4 +106,10 @@ fn forgetting_begins_with_the_timers_and_ends_with_the_last_counter() {
     assert_eq!(left(2), ["second"]);
     assert!(left(3).is_empty());
     assert!(left(4).is_empty());
+}
+
+#[test]
+fn totals_have_no_samples_to_drop() {
+    let mut totals = Totals::<&'static str>::default();
+    assert_eq!((totals.dropped(), totals.take_newly_dropped()), (0, 0));
 }
