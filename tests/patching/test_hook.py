@@ -275,6 +275,33 @@ def test_whatever_stands_in_for_the_module_imports_go_on(
         import_something_else()
 
 
+def test_a_module_is_called_back_about_whatever_its_class_is_called(
+    hook: ImportHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "Facade", "_Lazy", "proxy":
+        calls: list[Any] = []
+        module = type(name, (ModuleType,), {})("awaited")
+        monkeypatch.setitem(sys.modules, "awaited", module)
+        hook.start({"awaited": lambda *call, calls=calls: calls.append(call)})
+        hook.catch_up()
+        assert calls == [(module, True)]
+
+
+def test_a_module_can_be_imported_if_a_finder_finds_it(
+    hook: ImportHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Raising:
+        def find_spec(self, *_: object) -> None:
+            raise RuntimeError
+
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    assert hook.can_be_imported("sys")
+    assert hook.can_be_imported("this")
+    assert not hook.can_be_imported("no_such_module")
+    monkeypatch.setattr(sys, "meta_path", [Raising(), *sys.meta_path])
+    assert not hook.can_be_imported("this")
+
+
 def test_a_frozen_module_whose_loader_is_a_class_is_called_back_about(hook: ImportHook) -> None:
     calls: list[Any] = []
     hook.start({"__hello__": lambda *call: calls.append(call)})

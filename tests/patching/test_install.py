@@ -18,6 +18,7 @@ from arroyo.processing import processor as arroyo_processor
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
+from arroyo_metrics_buffer._patching import recognition
 from support.programs import python
 from support.targets import BUFFER, PRINT_STATE_OF_BUFFER, status_of
 from support.threads import run_together
@@ -372,3 +373,57 @@ def test_a_patch_by_somebody_else_is_not_undone_by_uninstall(upstream: type) -> 
         assert processor.MetricsBuffer is Theirs
     finally:
         processor.MetricsBuffer = upstream
+
+
+def test_a_record_has_the_place_in_the_code_that_tells_it(caplog: pytest.LogCaptureFixture) -> None:
+    arroyo_metrics_buffer.uninstall()
+    with caplog.at_level(logging.INFO, "arroyo_metrics_buffer"):
+        arroyo_metrics_buffer.install()
+    assert {record.module for record in caplog.records} == {"install"}
+
+
+def test_a_module_that_raises_where_it_is_looked_at_is_left_alone_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Raising(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
+    monkeypatch.setitem(sys.modules, processor.__name__, Raising(processor.__name__))
+    assert state() == "unknown"
+    assert reason() == "arroyo.processing.processor raises RuntimeError where it is looked at"
+    assert not status_of(BUFFER).protected
+
+
+def test_a_module_that_has_no_class_until_it_is_asked_is_left_alone_and_a_record_tells_it(
+    original: type, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module: Any = types.ModuleType(processor.__name__)
+    module.__getattr__ = lambda _: original
+    monkeypatch.setitem(sys.modules, processor.__name__, module)
+    arroyo_metrics_buffer.install()
+    assert module.MetricsBuffer is original
+    told = {r.getMessage() for r in caplog.records if r.levelno == logging.WARNING}
+    assert told == {
+        "arroyo.processing.processor.MetricsBuffer is not patched: KeyError('MetricsBuffer')"
+    }
+
+
+@pytest.mark.parametrize(
+    ("release", "is_protected"),
+    [(None, False), ((2, 48), False), ((1, 1), False), ((1, 0), True), ((0, 9), True)],
+)
+def test_a_module_without_the_class_is_protected_in_releases_that_buffer_nothing(
+    original: type,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    release: tuple[int, int] | None,
+    is_protected: bool,
+) -> None:
+    assert original
+    del processor.MetricsBuffer
+    monkeypatch.setattr(recognition, "arroyo_release", lambda: release)
+    arroyo_metrics_buffer.install()
+    assert state() == "missing"
+    assert status_of(BUFFER).protected is is_protected
+    assert ("buffers nothing" in reason()) is is_protected

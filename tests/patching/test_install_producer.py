@@ -388,6 +388,22 @@ def test_a_count_that_others_spoilt_keeps_no_other_from_being_taken_over(
     assert latencies == ["now"]
 
 
+@pytest.mark.parametrize(
+    ("count", "is_taken"),
+    [(-1, False), (0, True), (2**64 - 1, True), (2**64, False), (True, False)],
+)
+def test_a_count_is_taken_over_if_a_buffer_can_have_it(
+    cls: Any, backend: ProducerBackend, *, count: int, is_taken: bool
+) -> None:
+    producer = made(cls)
+    counters = vars(producer)["_ConfluentProducer__produce_counters"]
+    counters["error"] = count
+    arroyo_metrics_buffer.install()
+    producer.flush(0)
+    assert backend.counts() == ({"error": count} if is_taken else {})
+    assert ("error" in counters) is not is_taken
+
+
 def test_the_base_of_a_subclass_that_an_application_put_in_place_is_put_back_and_patched_again(
     cls: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

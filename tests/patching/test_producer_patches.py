@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import math
 import threading
@@ -156,6 +157,29 @@ def test_wrappers_around_arroyos_own_have_everything_sent_after_install(
     assert len(backend.latencies()) == 4
     told = [warning for warning in warnings(caplog) if "its method flush() is " in warning]
     assert len(told) == 2
+
+
+def test_a_wrapper_that_is_replaced_in_its_turn_is_judged_anew(
+    cls: Any, backend: ProducerBackend
+) -> None:
+    ours = vars(cls)[FLUSH_METRICS]
+    put_remedy_in(cls)
+    theirs = vars(cls)[FLUSH_METRICS]
+    setattr(cls, FLUSH_METRICS, wrapped_as_known(ours))
+    producer = made(cls)
+    deliver(producer)
+    assert not getattr(producer, COUNTERS)
+    setattr(cls, FLUSH_METRICS, theirs)
+    deliver(producer)
+    assert getattr(producer, COUNTERS) == {"success": 2}
+    producer.flush(0)
+    assert backend.counts() == {"success": 2}
+
+
+def test_flush_waits_as_long_as_arroyos_own_if_no_timeout_is_given(cls: Any) -> None:
+    ours = inspect.signature(cls.flush).parameters["timeout"].default
+    arroyo_metrics_buffer.uninstall()
+    assert ours == inspect.signature(cls.flush).parameters["timeout"].default == -1
 
 
 def wrapped_by_wrapt(inner: Any) -> Any:

@@ -201,6 +201,7 @@ LOOKS: dict[str, Callable[[Any], Any]] = {
     "copy.deepcopy()": lambda table: dict(copy.deepcopy(table)),
     "in": lambda table: "x" in table,
     "|": lambda table: table | {},
+    "| to its left": lambda table: {} | table,
     "json": json.dumps,
 }
 
@@ -278,6 +279,15 @@ def test_a_table_that_is_taken_away_is_gone_until_another_is_put_there(
     buffer.flush()
     assert backend.calls == []
     buffer._MetricsBuffer__counters = table
+    buffer.flush()
+    assert backend.calls == [("increment", "x", 1)]
+
+
+def test_a_table_that_is_put_where_it_is_stays_what_it_is(buffer: Any, backend: Recorder) -> None:
+    buffer._MetricsBuffer__counters["x"] = 1
+    table = buffer._MetricsBuffer__counters
+    buffer._MetricsBuffer__counters = table
+    assert buffer._MetricsBuffer__counters is table
     buffer.flush()
     assert backend.calls == [("increment", "x", 1)]
 
