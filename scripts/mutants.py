@@ -1,9 +1,12 @@
-"""Break the code in one small way after another, and see the suite turn red for each.
+"""Break the Rust code in one small way after another, and list the changes that no test notices.
 
-Every mutant is made in a copy of what is committed, and given to the three layers of the suite:
-the models of the core, its other cargo tests, and the Python tests of the contract. The table that
-comes of it is docs/mutants.md. Start it with the Python to test with; names of mutants choose some,
-``--check`` only says whether each still applies.
+cargo-mutants makes those of the core. What survives the quick tests is given to the tests of forks,
+and what survives these to the models. What may survive is in ``.cargo/mutants.toml``, with reasons.
+
+The mutants in this file are such as cargo-mutants does not make: of memory orderings, of the order
+of statements, and of the extension, which the Python tests kill. Each is made in a copy of what is
+committed. Start it with the Python to test with. ``--ours`` leaves cargo-mutants out; ``--check``
+only says whether each mutant of this file still applies.
 """
 
 from __future__ import annotations
@@ -19,12 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-TABLE = ROOT / "docs" / "mutants.md"
+CORE = "--package=arroyo-metrics-buffer-core"
 LAYER_TIMEOUT = 240  # seconds; a layer needs half of that when nothing hangs
-PYTHON_TESTS = (
-    *("backend_errors", "bad_input", "conservation", "drop_in", "fork", "no_waiting"),
-    *("producer", "reentrancy", "signals", "state_machine", "throttle"),
-)
+PYTHON_TESTS = ("backend_errors", "conservation", "no_waiting", "reentrancy", "signals", "throttle")
+LOOM = {"RUSTFLAGS": "--cfg loom", "LOOM_MAX_PREEMPTIONS": "2"}
 
 
 class Mutant(NamedTuple):
@@ -37,11 +38,6 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
-    Mutant(
-        "the lock lets everyone in",
-        "core/src/lock.rs",
-        {"!set(&self.0, Ordering::Acquire)": "!set(&self.0, Ordering::Acquire) || true"},
-    ),
     Mutant(
         "who locks need not see what was done before",
         "core/src/lock.rs",
@@ -83,11 +79,6 @@ MUTANTS = [
         {"taken.contents.forget_first(accepted);": ""},
     ),
     Mutant(
-        "what is put back replaces what is newer",
-        "core/src/pending.rs",
-        {"            first.merge(older);\n": ""},
-    ),
-    Mutant(
         "what is put back comes after what is newer",
         "core/src/pending.rs",
         {"            mem::swap(&mut *first, older);\n": ""},
@@ -96,26 +87,6 @@ MUTANTS = [
         "a flush takes the first shard only",
         "core/src/pending.rs",
         {"if taken.contents.reserve_for(&shard).is_ok() {": "if false {"},
-    ),
-    Mutant(
-        "merging totals overwrites them",
-        "core/src/sums.rs",
-        {"older.total = older.total + newer.total": "older.total = newer.total"},
-    ),
-    Mutant(
-        "a name is its object and not its text",
-        "core/src/sums.rs",
-        {"self.address == key.address || *self.text == *key.text": "self.address == key.address"},
-    ),
-    Mutant(
-        "counters may leave 64 bits",
-        "core/src/sums.rs",
-        {"i64::try_from(self).is_ok()": "true"},
-    ),
-    Mutant(
-        "a flush is due at the interval, not past it",
-        "core/src/throttle.rs",
-        {"> self.flush_interval": ">= self.flush_interval"},
     ),
     Mutant(
         "everyone who finds a flush due is told to",
@@ -153,51 +124,54 @@ MUTANTS = [
             "        drop(old);": "",
         },
     ),
-    Mutant(
-        "a fork takes no locks",
-        "core/src/fork.rs",
-        {"    registry.iter().for_each(|entry| entry.lock().acquire());\n": ""},
-    ),
-    Mutant(
-        "a child keeps what its parent had pending",
-        "core/src/fork.rs",
-        {"release(|lock| unsafe { lock.after_fork_in_child() });": "release(|_| ());"},
-    ),
-    Mutant(
-        "a child goes on with the flush of its parent",
-        "core/src/fork.rs",
-        {"GENERATION.fetch_add(1, Ordering::Relaxed);": ""},
-    ),
-    Mutant(
-        "samples that are dropped are not counted",
-        "core/src/deliveries.rs",
-        {"                self.count_dropped(1);\n": ""},
-    ),
 ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="parts of the names of the mutants to try")
     parser.add_argument("--check", action="store_true", help="only see whether each applies")
+    parser.add_argument("--ours", action="store_true", help="without cargo-mutants")
     options = parser.parse_args()
-    chosen = [m for m in MUTANTS if any(part in m.name for part in options.names or [""])]
-    for mutant in chosen:
+    for mutant in MUTANTS:
         mutated(mutant)
     if options.check:
         return
+    survivors = [] if options.ours else cargo_mutants()
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
-        rows = []
-        for mutant in chosen:
+        for mutant in MUTANTS:
             copy.write(mutant)
-            rows.append([mutant.name, *(layer(copy, mutant) for layer in LAYERS.values())])
-            print(" | ".join(rows[-1]), flush=True)
+            killer = killer_of(copy, mutant)
             copy.restore(mutant)
-    if chosen == MUTANTS:
-        write_table(rows)
-    if survivors := [row[0] for row in rows if not killed(row)]:
-        sys.exit(f"survived: {', '.join(survivors)}")
+            print(f"{mutant.name}: {killer or 'SURVIVES'}", flush=True)
+            survivors += [] if killer else [mutant.name]
+    print(
+        *(["", "Nothing survives."] if not survivors else ["", "Survived:", *survivors]), sep="\n"
+    )
+    sys.exit(bool(survivors))
+
+
+def cargo_mutants() -> list[str]:
+    """The mutants of the core that no test and no model notices."""
+    tests = {path.stem for path in (ROOT / "core" / "tests").glob("*.rs")}
+    output = ROOT / "target" / "cargo-mutants"
+    survivors: list[str] = []
+    for names, variables in [
+        (tests - {"forks", "model"}, {}),
+        ({"forks"}, {"FORKS": "1000"}),
+        ({"model"}, LOOM),
+    ]:
+        chosen = [f"--re=^{re.escape(name)}$" for name in survivors]
+        command = ["cargo", "mutants", CORE, f"--output={output}", *chosen, "--", "--locked"]
+        command += [f"--test={name}" for name in sorted(names)]
+        environment = {**os.environ, "CARGO_PROFILE_DEV_DEBUG": "0", **variables}
+        ended = subprocess.run(command, env=environment, check=False)
+        if ended.returncode not in (0, 2, 3):  # all caught, some missed, some hang
+            sys.exit("cargo mutants failed")
+        survivors = (output / "mutants.out" / "missed.txt").read_text("utf-8").splitlines()
+        if not survivors:
+            break
+    return survivors
 
 
 def mutated(mutant: Mutant) -> str:
@@ -244,45 +218,35 @@ class Copy:
         return process.returncode, output
 
 
-SURVIVES = ""
-NOT_RUN = "not run"
-
-
-def killed(row: list[str]) -> bool:
-    return not {*row[1:]} <= {SURVIVES, NOT_RUN}
-
-
 def verdict(status: int | None, output: str, failure: str) -> str:
-    """What killed a mutant: a test, by name, or how the run ended."""
+    """What killed a mutant: a test, by name, or how the run ended. Empty if it survives."""
     if status == 0:
-        return SURVIVES
+        return ""
     if "error: could not compile" in output or "Failed to build" in output:
         sys.exit(output)
     if failed := re.search(failure, output, re.MULTILINE):
-        return f"`{failed[1]}`"
+        return failed[1]
     return "hangs" if status is None else "crashes"
 
 
-def models(copy: Copy, mutant: Mutant) -> str:
-    if not mutant.modelled:
-        return NOT_RUN
-    flags = {"RUSTFLAGS": "--cfg loom", "LOOM_MAX_PREEMPTIONS": "2"}
-    return cargo_test(copy, "--test=model", **flags)
+def killer_of(copy: Copy, mutant: Mutant) -> str:
+    if mutant.file.startswith("src/"):
+        return python_tests(copy)
+    by_a_model = cargo_tests(copy, "--test=model", **LOOM) if mutant.modelled else ""
+    return by_a_model or cargo_tests(copy)
 
 
-def cargo_tests(copy: Copy, _: Mutant) -> str:
-    return cargo_test(copy)
+def cargo_tests(copy: Copy, *arguments: str, **environment: str) -> str:
+    command = ["cargo", "test", "--quiet", "--locked", CORE, *arguments]
+    return verdict(*copy.run(*command, FORKS="1000", **environment), r"^    (\w+)$")
 
 
-def cargo_test(copy: Copy, *arguments: str, **environment: str) -> str:
-    package = ["--package", "arroyo-metrics-buffer-core"]
-    command = ["cargo", "test", "--quiet", "--locked", *package, *arguments]
-    return verdict(*copy.run(*command, **environment), r"^    (\w+)$")
-
-
-def python_tests(copy: Copy, _: Mutant) -> str:
+def python_tests(copy: Copy) -> str:
     wheel = ["maturin", "build", "--release", "--locked", "--interpreter", sys.executable]
-    copy.run(sys.executable, "-m", *wheel, "--out", str(copy.site))
+    quick = {"CARGO_PROFILE_RELEASE_LTO": "off", "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16"}
+    ended = copy.run(sys.executable, "-m", *wheel, "--out", str(copy.site), **quick)
+    if ended[0]:
+        sys.exit(ended[1])
     for built in copy.site.glob("*.whl"):
         copy.run(sys.executable, "-m", "zipfile", "--extract", str(built), str(copy.site))
         built.unlink()
@@ -290,26 +254,6 @@ def python_tests(copy: Copy, _: Mutant) -> str:
     pytest = [sys.executable, "-m", "pytest", "--quiet", "--exitfirst", "-p", "no:cacheprovider"]
     ended = copy.run(*pytest, *tests, PYTHONPATH=str(copy.site))
     return verdict(*ended, r"^FAILED tests/contract/\w+\.py::(\w+)")
-
-
-LAYERS = {"models": models, "cargo tests": cargo_tests, "Python tests": python_tests}
-
-
-def write_table(rows: list[list[str]]) -> None:
-    header = ["what is broken", *LAYERS]
-    lines = [header, ["---"] * len(header), *rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    TABLE.write_text(
-        f"""# Mutants
-
-`make mutants` breaks the code in one small way after another and runs three layers of the suite.
-The test named is the first one that failed; where there is none, the layer did not notice. Killed:
-{sum(map(killed, rows))} of {len(rows)}.
-
-{table}
-""",
-        encoding="utf-8",
-    )
 
 
 if __name__ == "__main__":
