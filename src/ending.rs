@@ -35,7 +35,6 @@ pub fn remember(buffer: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 /// What Python's `id()` is.
-#[expect(clippy::cast_possible_wrap, reason = "addresses are not that large")]
 fn id<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyInt>> {
     objects::integer(object.py(), object.as_ptr().addr() as i128)
 }
