@@ -1,5 +1,6 @@
 //! What both Python classes do: accumulate, throttle, send, and put back.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
 use arroyo_metrics_buffer_core::fork;
@@ -13,6 +14,7 @@ use crate::arguments;
 use crate::clock::{self, Clock};
 use crate::ending;
 use crate::interned::InternedString;
+use crate::interpreter;
 use crate::objects::OrMemoryError;
 use crate::reporting::{self, Flush, Reporting};
 use crate::settings;
@@ -26,6 +28,18 @@ pub struct Buffer<C: Contents> {
     pending: Pending<C>,
     clock: Clock,
     reporting: Reporting,
+    due_flush: AtomicU8,
+}
+
+/// What a flush that was due at the end of the process has come to, in [`Buffer::due_flush`]. Relaxed
+/// everywhere, as it is a matter of when the next flush is.
+mod due_flush {
+    /// There is none.
+    pub const NONE: u8 = 0;
+    /// It sent nothing yet, or failed.
+    pub const GOES_ON: u8 = 1;
+    /// The backend has accepted all.
+    pub const HAS_SENT: u8 = 2;
 }
 
 impl<C: Contents> Buffer<C> {
@@ -47,7 +61,8 @@ impl<C: Contents> Buffer<C> {
         let last_flush = if ending::has_begun() { ALWAYS_DUE } else { now };
         let pending = Pending::sharded(shards, flush_interval, last_flush);
         let pending = pending.or_memory_error(py)?;
-        Ok(Self { pending, clock, reporting: Reporting::new(py, stats)? })
+        let reporting = Reporting::new(py, stats)?;
+        Ok(Self { pending, clock, reporting, due_flush: AtomicU8::new(due_flush::NONE) })
     }
 
     /// What the calling thread adds to. See [`Pending::lock`] for what may be done meanwhile.
@@ -139,7 +154,10 @@ impl<C: Contents> Buffer<C> {
             let told = self.reporting.succeeded(py, &flush, time);
             if ending::has_begun() {
                 // Not before the backend and logging have returned: they may call in.
-                self.pending.throttle().restart(ALWAYS_DUE);
+                let due_flush = self.set_due_flush(due_flush::GOES_ON, due_flush::HAS_SENT);
+                if due_flush == Err(due_flush::NONE) {
+                    self.pending.throttle().restart(ALWAYS_DUE);
+                }
             }
             return told;
         };
@@ -148,6 +166,36 @@ impl<C: Contents> Buffer<C> {
         self.pending.put_back(&mut taken);
         drop(taken); // as above
         self.reporting.failed(py, &flush, error)
+    }
+
+    /// Has `flush` call [`flush`](Self::flush) for a call that found it due. At the end of the process
+    /// the next call is due too, if all was sent.
+    ///
+    /// `flush` may be an override that adds to the buffer once all is sent: that is not due, or it
+    /// would never end.
+    pub fn flush_when_due(
+        &self,
+        py: Python<'_>,
+        flush: impl FnOnce() -> PyResult<()>,
+    ) -> PyResult<()> {
+        if !ending::has_begun() {
+            return flush();
+        }
+        if interpreter::is_finalizing(py) {
+            return Ok(()); // a lock of the backend's might never be released, and its modules be gone
+        }
+        let _ = self.set_due_flush(due_flush::NONE, due_flush::GOES_ON);
+        let flushed = flush();
+        let has_sent =
+            self.due_flush.swap(due_flush::NONE, Ordering::Relaxed) == due_flush::HAS_SENT;
+        if has_sent && flushed.is_ok() {
+            self.pending.throttle().restart(ALWAYS_DUE);
+        }
+        ending::unless_ending(py, flushed)
+    }
+
+    fn set_due_flush(&self, from: u8, to: u8) -> Result<u8, u8> {
+        self.due_flush.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
     }
 
     /// For a class's `__traverse__`. What is pending is left out: a detached thread may take it

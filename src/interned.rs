@@ -43,6 +43,7 @@ interned_strings! {
     SURROGATEPASS: "surrogatepass";
     MODULE_SYS: "sys";
     IS_GIL_ENABLED: "_is_gil_enabled";
+    IS_FINALIZING: "is_finalizing";
     MODULE_PROCESSOR: "arroyo.processing.processor";
     MODULE_METRICS: "arroyo.utils.metrics";
     METRICS_FREQUENCY_SEC: "METRICS_FREQUENCY_SEC";

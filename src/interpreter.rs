@@ -38,3 +38,13 @@ pub fn is_gil_enabled(py: Python<'_>) -> PyResult<bool> {
         None => Ok(true),
     }
 }
+
+/// Whether the interpreter is past its exit handlers, so that other threads are frozen, maybe with a
+/// lock of the backend's, and modules are torn down.
+pub fn is_finalizing(py: Python<'_>) -> bool {
+    let is_finalizing = loaded(py, &interned::MODULE_SYS, &interned::IS_FINALIZING);
+    match is_finalizing.and_then(|function| function.map(|function| function.call0()).transpose()) {
+        Ok(Some(answer)) => answer.is_truthy().unwrap_or(true),
+        Ok(None) | Err(_) => true, // sys itself is torn down
+    }
+}

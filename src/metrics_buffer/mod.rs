@@ -410,7 +410,8 @@ fn move_each<T>(
 #[cold]
 pub fn flush_through_python(buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
     let py = buffer.py();
-    ending::unless_ending(py, buffer.call_method0(interned::FLUSH.get(py)?).map(drop))
+    let flush = || buffer.call_method0(interned::FLUSH.get(py)?).map(drop);
+    buffer.get().buffer(py)?.flush_when_due(py, flush)
 }
 
 #[cold]

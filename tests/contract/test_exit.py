@@ -641,3 +641,108 @@ def test_a_flush_that_fails_with_nothing_pending_is_no_loss_and_not_told(attribu
     """)
     assert (program.returncode, program.stdout) == (0, "")
     assert "at the end" not in program.stderr
+
+
+LATE = """
+import atexit
+
+def handler():
+    for _ in range(5):
+        buffer.incr_counter("a", 1)
+
+atexit.register(handler)
+"""
+
+
+def test_an_override_that_counts_each_flush_once_all_is_sent_comes_to_an_end() -> None:
+    program = python(
+        LATE
+        + PRELUDE
+        + """
+class Mine(MetricsBuffer):
+    def flush(self):
+        super().flush()
+        self.incr_counter("flushes", 1)
+
+buffer = pending("a", Mine)
+"""
+    )
+    assert program.stderr == ""
+    counts = sent(program)
+    assert counts["a"] == 6
+    assert counts["flushes"] <= 7  # those at the exit, and of each of the five calls
+
+
+def test_an_override_that_fails_once_all_is_sent_fails_no_more_than_once_an_interval() -> None:
+    program = python(
+        LATE
+        + PRELUDE
+        + """
+class Mine(MetricsBuffer):
+    def flush(self):
+        super().flush()
+        raise ValueError("told")
+
+buffer = pending("a", Mine)
+"""
+    )
+    assert sent(program) == {"a": 2}
+    assert program.stderr.count("ValueError: told") == 1  # by sys.unraisablehook
+
+
+CONNECTION = """
+import types
+
+class Connection:
+    def __init__(self, backend):
+        self.buffer = pending("a", backend=backend)
+
+    def __del__(self, write=os.write):
+        self.buffer.incr_counter("closed", 1)
+        write(1, b"deleted 1\\n")
+
+client = types.ModuleType("client")  # torn down, as nothing else uses it
+sys.modules["client"] = client
+"""
+
+
+def test_what_is_counted_when_the_backend_is_torn_down_is_told_by_nobody() -> None:
+    program = ended(
+        CONNECTION
+        + """
+exec("def increment(name, value): write(1, sent)", client.__dict__)
+client.sent = b"a 1\\n"
+client.write = os.write
+client.connection = Connection(types.SimpleNamespace(increment=client.increment))
+sys.client = client  # alive until its turn comes
+"""
+    )
+    assert sent(program) == {"a": 1, "deleted": 1}
+    assert program.stderr == ""
+
+
+def test_what_is_counted_when_threads_are_frozen_waits_for_no_lock_of_the_backends() -> None:
+    program = ended(
+        CONNECTION
+        + """
+class Locked:
+    lock = threading.Lock()
+
+    def increment(self, name, value):
+        with self.lock:
+            sleep(0.02)
+
+def count():
+    while True:
+        buffer.incr_counter("a", 1)
+
+sleep = time.sleep
+buffer = made(backend=Locked())
+client.connection = Connection(Locked())
+for _ in range(4):
+    threading.Thread(target=count, daemon=True).start()
+del client
+"""
+    )
+    assert sent(program) == {"deleted": 1}
+    assert (program.returncode, program.stderr) == (0, "")
