@@ -585,7 +585,6 @@ def test_what_a_child_counts_while_the_package_is_uninstalled_is_sent_after_it_i
     cls: Any, backend: ProducerBackend
 ) -> None:
     def child() -> None:
-        producer.flush(0)
         arroyo_metrics_buffer.uninstall()
         deliver(producer)
         arroyo_metrics_buffer.install()
@@ -594,5 +593,8 @@ def test_what_a_child_counts_while_the_package_is_uninstalled_is_sent_after_it_i
 
     arroyo_metrics_buffer.install()
     producer = made(cls)
+    deliver(producer, "down")
+    producer.flush(0)
+    backend.calls.clear()
     deliver(producer, "down")
     wait_for_child(fork_child(child))

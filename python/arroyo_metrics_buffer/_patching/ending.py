@@ -23,9 +23,9 @@ from arroyo_metrics_buffer._core import (
 
 from . import producer
 
-# Their children end by os._exit(), and up to Python 3.12 run no handler of atexit's. They run the
-# finalizers of this module. billiard is Celery's copy of multiprocessing.
-_MULTIPROCESSING = "multiprocessing.util", "billiard.util"
+# Its children end by os._exit(), and up to Python 3.12 run no handler of atexit's. They run the
+# finalizers of this module.
+_MULTIPROCESSING = "multiprocessing.util"
 
 # Before a queue of multiprocessing's is closed, at 10, and a pool is ended, at 15: a backend may
 # use one. What is counted after that is sent at once.
@@ -38,7 +38,8 @@ class Ending:
     def __init__(self) -> None:
         self.is_on = True
         """Whether anything is, as ``install()`` was told."""
-        self._known: dict[str, ModuleType] = {}
+        self._known: ModuleType | None = None
+        """The module of multiprocessing's that calls back in its children."""
         self._ended: int | None = None
         """The fork generation of the process that has sent all."""
 
@@ -58,23 +59,23 @@ class Ending:
 
     def join_multiprocessing(self) -> None:
         """Have multiprocessing's children send all, and this process if it is one of them."""
-        for util in self._join():
+        if util := self._join():
             util.Finalize(None, self.send_all, exitpriority=_PRIORITY)
 
     def after_fork_in_child(self) -> None:
         """Have this process send all, should it turn out to be a child of multiprocessing's."""
         with suppress(Exception):  # of what stands in the place of the module
-            list(self._join())
+            self._join()
 
-    def _join(self) -> Iterator[Any]:
+    def _join(self) -> Any:
         # Nothing is imported: where the module is not loaded, no child is made by it.
-        for name in _MULTIPROCESSING:
-            util: Any = sys.modules.get(name)
-            if hasattr(util, "Finalize") and hasattr(util, "register_after_fork"):
-                if self._known.get(name) is not util:
-                    util.register_after_fork(util, self._begin_child)
-                    self._known[name] = util
-                yield util
+        util: Any = sys.modules.get(_MULTIPROCESSING)
+        if not hasattr(util, "Finalize") or not hasattr(util, "register_after_fork"):
+            return None
+        if self._known is not util:
+            util.register_after_fork(util, self._begin_child)
+            self._known = util
+        return util
 
     def _begin_child(self, util: Any) -> None:
         """Do what a child needs that has just dropped the finalizers of its parent."""
