@@ -40,6 +40,10 @@ def pending(name, cls=MetricsBuffer, backend=None):
 """
 
 needs_fork = pytest.mark.skipif(sys.platform == "win32", reason="no fork()")
+needs_fork_at_exit = pytest.mark.skipif(
+    sys.platform == "win32" or sys.version_info[:2] == (3, 12),
+    reason="no fork(), or none at the end of the interpreter",
+)
 FORK = """
 def fork():
     import warnings
@@ -313,7 +317,7 @@ def test_a_child_of_a_fork_and_its_parent_send_what_is_theirs(end: str) -> None:
     assert program.stderr == ""
 
 
-@needs_fork
+@needs_fork_at_exit
 def test_a_backend_that_forks_at_the_end_sends_nothing_twice() -> None:
     program = ended("""
     class Forking(Backend):
@@ -329,7 +333,7 @@ def test_a_backend_that_forks_at_the_end_sends_nothing_twice() -> None:
     assert (program.returncode, program.stderr) == (0, "")
 
 
-@needs_fork
+@needs_fork_at_exit
 def test_a_child_that_is_forked_at_the_end_sends_what_it_counts_then() -> None:
     program = python(
         """
@@ -403,7 +407,7 @@ def test_children_of_multiprocessing_send_what_they_count(
     assert (program.returncode, program.stderr) == (0, "")
 
 
-@needs_fork
+@needs_fork_at_exit
 def test_a_child_of_multiprocessing_that_is_made_at_the_end_flushes_when_due() -> None:
     program = python(
         """
