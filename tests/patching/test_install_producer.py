@@ -332,8 +332,6 @@ def test_a_remedy_from_before_the_import_is_superfluous_and_put_back(
             )
         self._ConfluentProducer__reset_metrics()
 
-    gc.collect()  # producers of other tests, in cycles
-
     monkeypatch.setattr(
         consumer, "ConfluentProducer", remedied := class_of(consumer, "ConfluentProducer", {})
     )
@@ -342,11 +340,14 @@ def test_a_remedy_from_before_the_import_is_superfluous_and_put_back(
         arroyo_metrics_buffer.uninstall()
     setattr(remedied, FLUSH_METRICS, remedy)
     arroyo_metrics_buffer.install()
+    gc.collect()
+    of_other_tests = status().unpatched  # an exception that pytest keeps may refer to them
     producer = closed_after_test(remedied({"log_level": 0}))
     deliver(producer)
     producer.flush(0)
     assert backend.counts() == {"success": 1}
-    assert status().protected
+    assert (status().changes, status().unpatched) == ((), of_other_tests)
+    assert status().protected == (of_other_tests == 0)
     assert "its method _ConfluentProducer__flush_metrics() was test_install_" in status().reason
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert record.getMessage().endswith(": remove that patch")
