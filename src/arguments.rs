@@ -1,8 +1,10 @@
 //! Arguments of Python calls, with errors that name the parameter and what was passed for it.
 
+use arroyo_metrics_buffer_core::sums::NotAdded;
+use arroyo_metrics_buffer_core::tagged_totals::Number;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyString};
+use pyo3::types::{PyFloat, PyInt, PyString};
 
 use crate::interned::{self, InternedString};
 use crate::objects;
@@ -26,6 +28,20 @@ pub fn integer(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<i64> {
 #[inline]
 pub fn float(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
     value.extract().map_err(|error| not_a_number(parameter, value, error))
+}
+
+/// A number that stays an integer if it is one: an `int`, a `float`, or anything with `__index__` or
+/// `__float__`.
+#[inline]
+pub fn number(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<Number> {
+    let is_integer = !value.is_instance_of::<PyFloat>()
+        && (value.is_instance_of::<PyInt>()
+            || value.get_type().hasattr(interned::INDEX.get(value.py())?)?);
+    if is_integer {
+        integer(parameter, value).map(|integer| Number::Int(integer.into()))
+    } else {
+        float(parameter, value).map(Number::Float)
+    }
 }
 
 /// Seconds. 0 or less means "always", as it does for arroyo.
@@ -60,6 +76,20 @@ pub fn callable(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>
         Ok(value.clone().unbind())
     } else {
         Err(wrong_type(parameter, "callable", value))
+    }
+}
+
+/// Why an increment was not made, as an error. `kind` and `name` are the total's.
+#[cold]
+pub fn not_added(why: &NotAdded, kind: &str, name: &Bound<'_, PyString>) -> PyErr {
+    match why {
+        NotAdded::OutOfRange => {
+            // Not `str()` of it, which a subclass's `__str__` might make fail.
+            let text = name.to_str().unwrap_or("(not UTF-8)");
+            let message = format_args!("{kind} {text} would leave 64 bits, nothing was added");
+            objects::error::<PyOverflowError>(name.py(), message)
+        }
+        NotAdded::OutOfMemory => objects::no_memory(name.py()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What both Python classes do: accumulate, throttle, send, and put back.
+//! What all three Python classes do: accumulate, throttle, send, and put back.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
@@ -7,18 +7,17 @@ use arroyo_metrics_buffer_core::fork;
 use arroyo_metrics_buffer_core::lock::{Mutex, MutexGuard};
 use arroyo_metrics_buffer_core::memory::OutOfMemory;
 use arroyo_metrics_buffer_core::pending::{Contents, Pending, Taken};
+use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
-use crate::arguments;
 use crate::clock::{self, Clock};
-use crate::ending;
 use crate::interned::InternedString;
-use crate::interpreter;
 use crate::objects::OrMemoryError;
 use crate::reporting::{self, Flush, Reporting};
-use crate::settings;
 use crate::stats::BufferStats;
+use crate::{added, ending, interpreter};
 
 /// A time of the last flush after which the next is due.
 const ALWAYS_DUE: f64 = f64::NEG_INFINITY;
@@ -43,22 +42,16 @@ mod due_flush {
 }
 
 impl<C: Contents> Buffer<C> {
-    /// An empty buffer, last flushed now. Without a clock it has the one of `install()`. Its
-    /// flushes are counted in `stats`.
+    /// An empty buffer, last flushed at `last_flush`. Its flushes are counted in `stats`.
     pub fn new(
         py: Python<'_>,
         stats: &'static Mutex<BufferStats>,
         shards: usize,
         flush_interval: f64,
-        clock: Option<&Bound<'_, PyAny>>,
+        clock: Clock,
+        last_flush: f64,
     ) -> PyResult<Self> {
-        let clock = match clock {
-            Some(clock) => Some(arguments::callable("clock", clock)?),
-            None => settings::clock(py),
-        };
-        let clock = clock.map_or(Clock::Native, Clock::Callable);
-        let now = clock.now(py)?;
-        let last_flush = if ending::has_begun() { ALWAYS_DUE } else { now };
+        let last_flush = if ending::has_begun() { ALWAYS_DUE } else { last_flush };
         let pending = Pending::sharded(shards, flush_interval, last_flush);
         let pending = pending.or_memory_error(py)?;
         let reporting = Reporting::new(py, stats)?;
@@ -229,14 +222,39 @@ impl<C: Contents> Sending<'_, C> {
         if entries.peek().is_none() {
             return Ok(());
         }
-        let method = metrics.getattr(method.get(metrics.py())?)?;
+        let py = metrics.py();
+        let method = metrics.getattr(method.get(py)?)?;
         for entry in entries {
             if self.taken.belongs_to_parent() {
                 break; // the child of a fork in the backend: the parent goes on
             }
-            send(&method, entry)?;
-            self.accepted += 1;
+            let (result, is_accepted) = added::watch(py, || send(&method, entry));
+            self.accepted += usize::from(is_accepted);
+            result?;
         }
         Ok(())
     }
+}
+
+/// Calls a backend's method with a name, a value and tags, of which the first `positional` are
+/// passed by position, and the others by the names in `names`.
+///
+/// PyO3 takes keyword arguments from a dict. At every call it makes a tuple of their names, which
+/// costs more than a backend's method does. Here the tuple is made once.
+pub fn call_backend(
+    method: &Bound<'_, PyAny>,
+    arguments: [&Bound<'_, PyAny>; 3],
+    positional: usize,
+    names: &Bound<'_, PyTuple>,
+) -> PyResult<()> {
+    let (py, arguments) = (method.py(), arguments.map(Bound::as_ptr));
+    // SAFETY: the interpreter is attached, as `method` shows; `arguments` are three borrowed
+    // references that outlive the call, and `names` is a tuple of as many strings as are not
+    // positional. The result is a new reference, or null with an exception set.
+    let result = unsafe {
+        let (method, names) = (method.as_ptr(), names.as_ptr());
+        let result = ffi::PyObject_Vectorcall(method, arguments.as_ptr(), positional, names);
+        Bound::from_owned_ptr_or_err(py, result)
+    };
+    result.map(drop)
 }

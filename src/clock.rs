@@ -3,7 +3,7 @@
 use coarsetime::{Duration, Instant};
 use pyo3::prelude::*;
 
-use crate::arguments;
+use crate::{arguments, settings};
 
 /// Where a buffer gets the time from.
 pub enum Clock {
@@ -15,6 +15,15 @@ pub enum Clock {
 }
 
 impl Clock {
+    /// The callable that a constructor was given, or else `install()`; `None` if neither was.
+    pub fn chosen(py: Python<'_>, clock: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Self>> {
+        let clock = match clock {
+            Some(clock) => Some(arguments::callable("clock", clock)?),
+            None => settings::clock(py),
+        };
+        Ok(clock.map(Self::Callable))
+    }
+
     #[inline]
     pub fn now(&self, py: Python<'_>) -> PyResult<f64> {
         match self {

@@ -5,13 +5,13 @@ use std::mem;
 use arroyo_metrics_buffer_core::deliveries::{Deliveries, Outcome};
 use arroyo_metrics_buffer_core::pending::Contents;
 use pyo3::exceptions::PyValueError;
-use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::arguments;
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, call_backend};
+use crate::clock::Clock;
 use crate::interned;
 use crate::objects::{self, OrMemoryError};
 use crate::stats;
@@ -47,7 +47,9 @@ impl DeliveryBuffer {
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let flush_interval = arguments::interval("flush_interval", flush_interval)?;
-        Ok(Self { buffer: Buffer::new(py, &stats::PRODUCER, 1, flush_interval, clock)? })
+        let clock = Clock::chosen(py, clock)?.unwrap_or(Clock::Native);
+        let now = clock.now(py)?;
+        Ok(Self { buffer: Buffer::new(py, &stats::PRODUCER, 1, flush_interval, clock, now)? })
     }
 
     /// Count one delivery.
@@ -124,6 +126,7 @@ impl DeliveryBuffer {
         let py = metrics.py();
         self.buffer.flush(py, |deliveries, sending| {
             let producer_name = Some(producer_name).filter(|name| !name.is_none());
+            let names = interned::name_value_tags(py)?;
             let name_key = interned::PRODUCER_NAME.get(py)?;
             let status_metric = interned::PRODUCE_STATUS.get(py)?;
             sending.each(
@@ -137,7 +140,7 @@ impl DeliveryBuffer {
                         tags.set_item(&name_key, name)?;
                     }
                     let count = objects::integer(py, count)?;
-                    call_with_name_value_tags(increment, [&status_metric, &count, &tags])
+                    call_backend(increment, [&status_metric, &count, &tags], 0, names)
                 },
             )?;
             let no_name = interned::NO_PRODUCER_NAME.get(py)?;
@@ -147,7 +150,7 @@ impl DeliveryBuffer {
                 let tags = objects::dict(py)?;
                 tags.set_item(&name_key, name)?;
                 let seconds = objects::float(py, *seconds)?;
-                call_with_name_value_tags(timing, [&latency_metric, &seconds, &tags])
+                call_backend(timing, [&latency_metric, &seconds, &tags], 0, names)
             })
         })
     }
@@ -219,26 +222,4 @@ fn outcome_of(status: &Bound<'_, PyAny>) -> PyResult<Outcome> {
             Err(objects::error::<PyValueError>(status.py(), message))
         }
     }
-}
-
-/// Calls a backend's method as arroyo's producer does: with the keyword arguments `name`, `value`
-/// and `tags`.
-///
-/// PyO3 takes keyword arguments from a dict. At every call it makes a tuple of their names, which
-/// costs more than a backend's method does. Here the tuple is made once.
-fn call_with_name_value_tags(
-    method: &Bound<'_, PyAny>,
-    values: [&Bound<'_, PyAny>; 3],
-) -> PyResult<()> {
-    let py = method.py();
-    let names = interned::name_value_tags(py)?;
-    let values = values.map(Bound::as_ptr);
-    // SAFETY: the interpreter is attached, as `method` shows; `values` are three borrowed
-    // references that outlive the call, none of them positional, and `names` is a tuple of three
-    // strings. The result is a new reference, or null with an exception set.
-    let result = unsafe {
-        let result = ffi::PyObject_Vectorcall(method.as_ptr(), values.as_ptr(), 0, names.as_ptr());
-        Bound::from_owned_ptr_or_err(py, result)
-    };
-    result.map(drop)
 }

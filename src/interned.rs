@@ -25,6 +25,7 @@ interned_strings! {
     ABSORB: "absorb";
     TIMING: "timing";
     INCREMENT: "increment";
+    GAUGE: "gauge";
     PRODUCE_STATUS: "arroyo.producer.produce_status";
     CALLBACK_LATENCY: "arroyo.producer.callback_latency";
     STATUS: "status";
@@ -44,12 +45,14 @@ interned_strings! {
     MODULE_SYS: "sys";
     IS_GIL_ENABLED: "_is_gil_enabled";
     IS_FINALIZING: "is_finalizing";
+    TIME: "time";
     MODULE_PROCESSOR: "arroyo.processing.processor";
     MODULE_METRICS: "arroyo.utils.metrics";
     METRICS_FREQUENCY_SEC: "METRICS_FREQUENCY_SEC";
     GET_METRICS: "get_metrics";
     METRICS_BUFFER_REPR: "<%s timers=%r counters=%r>";
     DELIVERY_BUFFER_REPR: "<DeliveryBuffer counts=%r latencies=%d dropped=%d>";
+    BUFFERED_BACKEND_REPR: "<%s timers=%r counters=%r gauges=%r>";
     EXC_INFO: "exc_info";
     STACKLEVEL: "stacklevel";
     GET_FRAME: "_getframe";
@@ -76,7 +79,8 @@ pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
         let string = interned.get(py)?;
         interned.string.get_or_init(|| string.unbind());
     }
-    name_value_tags(py).map(drop)
+    name_value_tags(py)?;
+    tags(py).map(drop)
 }
 
 /// An interned Python string.
@@ -94,6 +98,16 @@ impl InternedString {
             None => objects::interned(py, self.text), // until `init_at_import` is done
         }
     }
+}
+
+/// The name of the keyword argument that sentry-streams gives to a backend.
+pub fn tags(py: Python<'_>) -> PyResult<&Bound<'_, PyTuple>> {
+    static NAMES: PyOnceLock<Py<PyTuple>> = PyOnceLock::new();
+    let names = NAMES.get_or_try_init(py, || {
+        let tags = TAGS.get(py)?;
+        objects::tuple(py, [&tags]).map(Bound::unbind)
+    });
+    names.map(|names| names.bind(py))
 }
 
 /// The names of the keyword arguments that arroyo's producer gives to a backend.

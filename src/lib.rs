@@ -2,8 +2,10 @@
 //!
 //! What the buffers do without Python is in the crate `arroyo-metrics-buffer-core`.
 
+mod added;
 mod arguments;
 mod buffer;
+mod buffered_backend;
 mod clock;
 mod delivery_buffer;
 mod ending;
@@ -11,10 +13,14 @@ mod interned;
 mod interpreter;
 mod logging;
 mod metrics_buffer;
+mod new;
+mod object;
 mod objects;
 mod reporting;
 mod settings;
 mod stats;
+mod tags;
+mod text;
 
 #[pyo3::pymodule(gil_used = false)]
 mod _core {
@@ -23,6 +29,8 @@ mod _core {
     use pyo3::ffi::{PyInterpreterState_Get, PyInterpreterState_Main};
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::buffered_backend::BufferedMetricsBackend;
     #[pymodule_export]
     use crate::delivery_buffer::DeliveryBuffer;
     #[pymodule_export]
@@ -49,6 +57,7 @@ mod _core {
         crate::stats::init_at_import(module.py())?;
         crate::ending::init_at_import(module)?;
         crate::metrics_buffer::init_at_import(module.py())?;
+        crate::buffered_backend::init_at_import(module.py());
         crate::logging::init_at_import(module.py())
     }
 }

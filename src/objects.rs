@@ -5,10 +5,12 @@
 //! every object here, and the text of every error.
 
 use std::fmt::{self, Write};
+use std::ptr;
 
 use arroyo_metrics_buffer_core::memory::OutOfMemory;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
 use pyo3::type_object::PyTypeInfo;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
@@ -124,12 +126,40 @@ pub fn items<'py>(dict: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyList>> {
     }
 }
 
-/// A `list` of floats.
-pub fn floats<'py>(py: Python<'py>, values: &[f64]) -> PyResult<Bound<'py, PyList>> {
+/// The keys and values of a `dict` at this moment. No code of theirs is run.
+pub fn pairs<'py>(
+    dict: &Bound<'py, PyDict>,
+) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
+    let py = dict.py();
+    let mut pairs = Vec::new();
+    with_critical_section(dict, || {
+        pairs.try_reserve_exact(dict.len()).map_err(|_| no_memory(py))?;
+        let (mut position, mut key, mut value) = (0, ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the interpreter is attached, and nothing changes the dict meanwhile: no Python
+        // code runs, and without the GIL the critical section keeps other threads from it. Key and
+        // value are borrowed references, which the dict keeps alive.
+        unsafe {
+            while ffi::PyDict_Next(dict.as_ptr(), &raw mut position, &raw mut key, &raw mut value)
+                != 0
+            {
+                pairs
+                    .push((Bound::from_borrowed_ptr(py, key), Bound::from_borrowed_ptr(py, value)));
+            }
+        }
+        Ok(pairs)
+    })
+}
+
+/// An empty `list`.
+pub fn list(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     // SAFETY: the interpreter is attached. The result is a new reference to a list, or null with
     // an exception set.
-    let list: Bound<'_, PyList> =
-        unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyList_New(0))?.cast_into_unchecked() };
+    unsafe { Ok(Bound::from_owned_ptr_or_err(py, ffi::PyList_New(0))?.cast_into_unchecked()) }
+}
+
+/// A `list` of floats.
+pub fn floats<'py>(py: Python<'py>, values: &[f64]) -> PyResult<Bound<'py, PyList>> {
+    let list = list(py)?;
     for value in values {
         list.append(float(py, *value)?)?;
     }

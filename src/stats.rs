@@ -80,11 +80,13 @@ impl AtFork for BufferStats {
 pub static CONSUMER: Mutex<BufferStats> = mutex(BufferStats::NOTHING_DONE);
 /// The stats of all [`DeliveryBuffer`](crate::delivery_buffer::DeliveryBuffer)s.
 pub static PRODUCER: Mutex<BufferStats> = mutex(BufferStats::NOTHING_DONE);
+/// The stats of all [`BufferedMetricsBackend`](crate::buffered_backend::BufferedMetricsBackend)s.
+pub static STREAMS: Mutex<BufferStats> = mutex(BufferStats::NOTHING_DONE);
 
 /// Has every fork take the locks.
 pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
-    static DONE: [PyOnceLock<()>; 2] = [PyOnceLock::new(), PyOnceLock::new()];
-    for (done, stats) in DONE.iter().zip([&CONSUMER, &PRODUCER]) {
+    static DONE: [PyOnceLock<()>; 3] = [const { PyOnceLock::new() }; 3];
+    for (done, stats) in DONE.iter().zip([&CONSUMER, &PRODUCER, &STREAMS]) {
         // Once, though an import that failed may be tried again.
         done.get_or_try_init(py, || share(stats).or_memory_error(py))?;
     }
@@ -94,11 +96,13 @@ pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
 /// Tell what the buffers of this process have done so far. Safe to call from any thread.
 ///
 /// Returns:
-///     For the consumer's and for the producer's buffers, the fields of `BufferStats` by name.
+///     For the buffers of consumers, of producers and of sentry-streams, the fields of
+///     `BufferStats` by name.
 #[pyfunction]
 pub fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
     let (consumer, producer) = (fields(py, &CONSUMER)?, fields(py, &PRODUCER)?);
-    objects::tuple(py, [&consumer, &producer])
+    let streams = fields(py, &STREAMS)?;
+    objects::tuple(py, [&consumer, &producer, &streams])
 }
 
 fn fields<'py>(py: Python<'py>, stats: &Mutex<BufferStats>) -> PyResult<Bound<'py, PyDict>> {

@@ -2,7 +2,7 @@
 //!
 //! There are no cycles between the modules. Each uses only some of those before it in this list:
 //! `sync`, [`lock`], [`memory`], [`fork`], [`shared`], [`throttle`], [`outage`], `put_back`,
-//! [`pending`], [`sums`], [`totals`], [`deliveries`].
+//! [`pending`], [`sums`], [`totals`], [`tagged_totals`], [`deliveries`].
 
 pub mod deliveries;
 pub mod fork;
@@ -14,5 +14,6 @@ mod put_back;
 pub mod shared;
 pub mod sums;
 mod sync;
+pub mod tagged_totals;
 pub mod throttle;
 pub mod totals;

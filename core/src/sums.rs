@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
+use std::mem;
 use std::ops::Add;
 
 use foldhash::fast::FixedState;
@@ -13,7 +14,12 @@ use crate::memory::{OutOfMemory, boxed_slice};
 /// literals: at most 7 timers and 6 counters in each of the Makefile's `RELEASES`.
 const COMPARED_BY_ADDRESS: usize = 8;
 
-/// A kind of total: `f64` for timers, `i128` for counters.
+/// The address of names that are known by their text alone. No object is there.
+const NO_ADDRESS: usize = 0;
+/// The address by which such a name is looked for: another, so that their texts are compared.
+const ANY_ADDRESS: usize = 1;
+
+/// A kind of total: `f64` for arroyo's timers, `i128` for its counters.
 pub trait Total: Copy + Default + Add<Output = Self> {
     /// Whether an increment may leave the total at this value.
     fn in_range(self) -> bool;
@@ -168,6 +174,36 @@ impl<N, V: Total> Sums<N, V> {
         Ok(())
     }
 
+    /// Adds to the total of the text `key`, or makes that total. `name` is from now on what the total
+    /// is known by to whoever sends it. In its place is left what that was before, or the name itself
+    /// if nothing was added: the caller's to drop, outside the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAdded`], and then all is as before.
+    pub fn add_renamed(
+        &mut self,
+        key: &[u8],
+        name: &mut Option<N>,
+        delta: V,
+    ) -> Result<(), NotAdded> {
+        let key = Key { address: ANY_ADDRESS, text: key };
+        if let Some(sum) = self.by_name.get_mut(&key) {
+            sum.add(delta)?;
+            if let Some(name) = name {
+                mem::swap(&mut sum.name, name);
+            }
+            return Ok(());
+        }
+        let key = Key { address: NO_ADDRESS, text: boxed_slice(key.text.iter().copied())? };
+        self.by_name.try_reserve(1).map_err(OutOfMemory::from)?;
+        let total = in_range(delta)?;
+        if let Some(name) = name.take() {
+            self.by_name.insert(key, Sum { name, total });
+        }
+        Ok(())
+    }
+
     /// Makes room for what `newer` has and these have not.
     ///
     /// # Errors
@@ -183,19 +219,23 @@ impl<N, V: Total> Sums<N, V> {
     }
 
     /// Adds the totals of `newer` to these, which were touched first and for which
-    /// [`reserve_for`](Self::reserve_for) has made room. Names that both have stay in `newer`: they
-    /// are the caller's to drop, outside the lock.
+    /// [`reserve_for`](Self::reserve_for) has made room. Of the names that both have, one stays in
+    /// `newer`, the caller's to drop outside the lock: the newer one, unless the older was
+    /// [renamed](Self::add_renamed) by it.
     pub fn merge(&mut self, newer: &mut Self) {
         let these = RefCell::new(&mut self.by_name);
-        let is_new = |name: &Key<_>, newer: &mut Sum<N, V>| match these.borrow_mut().get_mut(name) {
+        let is_new = |key: &Key<_>, newer: &mut Sum<N, V>| match these.borrow_mut().get_mut(key) {
             Some(older) => {
                 older.total = older.total + newer.total;
+                if key.address == NO_ADDRESS {
+                    mem::swap(&mut older.name, &mut newer.name);
+                }
                 false
             }
             None => true,
         };
-        for (name, sum) in newer.by_name.extract_if(.., is_new) {
-            these.borrow_mut().insert(name, sum);
+        for (key, sum) in newer.by_name.extract_if(.., is_new) {
+            these.borrow_mut().insert(key, sum);
         }
     }
 
@@ -245,5 +285,10 @@ impl<N, V: Total> Sum<N, V> {
 
 #[inline]
 fn sum<V: Total>(total: V, delta: V) -> Result<V, OutOfRange> {
-    Some(total + delta).filter(|sum| sum.in_range()).ok_or(OutOfRange)
+    in_range(total + delta)
+}
+
+#[inline]
+fn in_range<V: Total>(total: V) -> Result<V, OutOfRange> {
+    Some(total).filter(|total| total.in_range()).ok_or(OutOfRange)
 }

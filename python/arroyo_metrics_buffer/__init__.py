@@ -1,12 +1,12 @@
 """Thread-safe metrics buffers for sentry-arroyo.
 
-Importing this package makes arroyo's metrics buffers thread-safe, whether arroyo is imported before
-it or after.
+Importing this package makes the metrics buffers of arroyo and of sentry-streams thread-safe,
+whether they are imported before it or after.
 """
 
 from typing import TYPE_CHECKING
 
-from ._core import MetricsBuffer, __version__
+from ._core import BufferedMetricsBackend, MetricsBuffer, __version__
 from ._patching.install import install, install_on_import, uninstall
 from ._patching.look import status
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BufferStats",
+    "BufferedMetricsBackend",
     "Environment",
     "MetricsBuffer",
     "Stats",

@@ -1,12 +1,13 @@
 """The compiled part of arroyo_metrics_buffer."""
 
-from collections.abc import Callable
-from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, final
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeAlias, final
 from weakref import WeakValueDictionary
 
 from typing_extensions import disjoint_base
 
 __all__ = [
+    "BufferedMetricsBackend",
     "DeliveryBuffer",
     "MetricsBuffer",
     "__version__",
@@ -23,8 +24,11 @@ __all__ = [
 
 __version__: str
 
-buffers: WeakValueDictionary[int, MetricsBuffer]
-"""Every ``MetricsBuffer``, by id."""
+buffers: WeakValueDictionary[int, MetricsBuffer | BufferedMetricsBackend]
+"""Every ``MetricsBuffer`` and ``BufferedMetricsBackend``, by id."""
+
+Entry: TypeAlias = tuple[str, float, Mapping[str, str]]
+"""A name, a total or the value of a gauge, and tags."""
 
 @disjoint_base
 class MetricsBuffer:
@@ -113,6 +117,118 @@ class MetricsBuffer:
     def metrics(self, metrics: Any) -> None: ...
     @metrics.deleter
     def metrics(self) -> None: ...
+
+@disjoint_base
+class BufferedMetricsBackend:
+    """A thread-safe metrics buffer with the interface of sentry-streams'.
+
+    It sums timings and counts by name and tags, keeps the last value of each gauge, and sends them
+    to a metrics backend, at most once per interval, from whichever thread makes the next call.
+    Every method may be called from any thread at any time, from inside the backend and after a fork
+    too. Nothing is lost and nothing is counted twice.
+
+    Tags are a dict of strings. Two calls are of the same metric if their names are equal, and their
+    tags after "|" in a value is replaced by "_". The backend gets the name and the dict of the last
+    call, so do not change a dict after the call.
+
+    Args:
+        backend: An object with `timing(name, value, tags)`, `increment(name, value, tags)` and
+            `gauge(name, value, tags)`.
+        throttle_interval_sec: Seconds that have to pass before a call sends what is pending. With 0
+            or less every call sends it. The first call does.
+        clock: A callable that returns seconds, for tests. None stands for the one given to
+            `install()`, by default the system's monotonic coarse clock, or for `time.time` where
+            that is not Python's own when the buffer is made, but a test's.
+
+    Raises:
+        TypeError: `throttle_interval_sec` is not a number, or `clock` not callable.
+        ValueError: `throttle_interval_sec` is NaN.
+        RuntimeError: The buffer is initialised already.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def __init__(
+        self,
+        backend: Any,
+        throttle_interval_sec: SupportsFloat | SupportsIndex,
+        *,
+        clock: Callable[[], SupportsFloat | SupportsIndex] | None = None,
+    ) -> None: ...
+    def increment(
+        self,
+        name: str,
+        value: SupportsFloat | SupportsIndex = 1,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Add to the sum of a counter, then flush if the interval has passed.
+
+        Args:
+            name: The counter's name.
+            value: What to add, an int or a float.
+            tags: Its tags by key, or None.
+
+        Raises:
+            TypeError: `name` or the value of a tag is not a str, or `value` not a number. Nothing
+                was added.
+            OverflowError: `value` or the sum is an int that does not fit in 64 bits. Nothing was
+                added.
+            BaseException: What the backend raised, if this call flushed; see `flush()`.
+        """
+    def gauge(
+        self,
+        name: str,
+        value: SupportsFloat | SupportsIndex,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Set a gauge, then flush if the interval has passed.
+
+        Args:
+            name: The gauge's name.
+            value: Its value, an int or a float.
+            tags: Its tags by key, or None.
+
+        Raises:
+            TypeError: As in `increment()`. The gauge is as it was.
+            OverflowError: `value` is an int that does not fit in 64 bits. The gauge is as it was.
+            BaseException: What the backend raised, if this call flushed; see `flush()`.
+        """
+    def timing(
+        self,
+        name: str,
+        value: SupportsFloat | SupportsIndex,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Add to the sum of a timer, then flush if the interval has passed.
+
+        Args:
+            name: The timer's name.
+            value: What to add, an int or a float.
+            tags: Its tags by key, or None.
+
+        Raises:
+            TypeError: As in `increment()`. Nothing was added.
+            OverflowError: As in `increment()`. Nothing was added.
+            BaseException: What the backend raised, if this call flushed; see `flush()`.
+        """
+    def flush(self) -> None:
+        """Send what is pending to the backend: timers, then counters, then gauges.
+
+        Each kind is sent in the order of first touch. Other threads go on adding meanwhile; what
+        they add is pending for the next flush.
+
+        Raises:
+            BaseException: What the backend raised. What it had not accepted by then, the entry it
+                was called with included, is pending again. A gauge that was set meanwhile keeps the
+                newer value. With `install(on_backend_error="log")` it is logged, unless it is no
+                Exception, as KeyboardInterrupt is none.
+        """
+    def snapshot(self) -> tuple[list[Entry], list[Entry], list[Entry]]:
+        """Tell what is pending, without flushing it.
+
+        Returns:
+            The timers, the counters and the gauges, each a list of `(name, value, tags)` in the
+            order of first touch.
+        """
 
 @final
 class DeliveryBuffer:
@@ -273,9 +389,10 @@ def on_backend_error() -> Literal["raise", "log"] | Callable[[Exception], object
         "raise", "log", or the callable that gets it.
     """
 
-def stats() -> tuple[dict[str, Any], dict[str, Any]]:
+def stats() -> tuple[dict[str, Any], ...]:
     """Tell what the buffers of this process have done so far. Safe to call from any thread.
 
     Returns:
-        For the consumer's and for the producer's buffers, the fields of `BufferStats` by name.
+        For the buffers of consumers, of producers and of sentry-streams, the fields of
+        `BufferStats` by name.
     """

@@ -11,8 +11,8 @@ from ._core import stats as fields_by_name
 class BufferStats:
     """What all buffers of one kind have done since the process started, or was forked.
 
-    An entry is one call of the metrics backend: a counter's or a timer's sum, a count of deliveries
-    or one latency. What is pending appears here when it is flushed.
+    An entry is one call of the metrics backend: a counter's or a timer's sum, a gauge's value, a
+    count of deliveries or one latency. What is pending appears here when it is flushed.
 
     Attributes:
         flushes: Flushes that had something to send, those that failed included.
@@ -43,10 +43,12 @@ class Stats:
     Attributes:
         consumer: Those of processors, that is every ``MetricsBuffer``.
         producer: Those of ``ConfluentProducer``.
+        streams: Those of sentry-streams, that is every ``BufferedMetricsBackend``.
     """
 
     consumer: BufferStats
     producer: BufferStats
+    streams: BufferStats
 
 
 def stats() -> Stats:
@@ -57,5 +59,4 @@ def stats() -> Stats:
     Returns:
         Counts since the process started; a forked child counts from zero.
     """
-    consumer, producer = fields_by_name()
-    return Stats(BufferStats(**consumer), BufferStats(**producer))
+    return Stats(*(BufferStats(**fields) for fields in fields_by_name()))

@@ -14,7 +14,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyString, PyType};
 
-use super::{MetricsBuffer, Name, Totals, flush_through_python};
+use super::{MetricsBuffer, Name, Totals};
 use crate::buffer::Buffer;
 
 /// A method as the interpreter calls it: the object, its arguments, how many of them are
@@ -95,7 +95,7 @@ fn usual_call<M: Method>(
     number: &Bound<'_, PyAny>,
 ) -> Option<bool> {
     let name = metric.cast::<PyString>().ok()?;
-    let buffer = buffer.get().buffer.get()?;
+    let buffer = buffer.get().0.get()?;
     let now = buffer.native_now()?;
     let value = M::value(number)?;
     let known = M::sums(&mut buffer.lock()).add_by_address(name.as_ptr().addr(), value).ok()?;
@@ -161,7 +161,7 @@ unsafe extern "C" fn call<M: Method>(
 #[cold]
 fn flush(buffer: &Bound<'_, MetricsBuffer>) -> *mut ffi::PyObject {
     let py = buffer.py();
-    match flush_through_python(buffer) {
+    match buffer.get().0.flush_when_due(buffer) {
         Ok(()) => py.None().into_ptr(),
         Err(error) => {
             error.restore(py);

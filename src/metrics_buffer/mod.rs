@@ -1,31 +1,25 @@
 //! The Python class `MetricsBuffer`.
 
 mod fast_path;
-mod new;
 
 use std::mem;
 use std::num::NonZero;
 use std::sync::OnceLock;
 use std::thread;
 
-use arroyo_metrics_buffer_core::fork::AtFork;
-use arroyo_metrics_buffer_core::shared::Shared;
-use arroyo_metrics_buffer_core::sums::{NotAdded, Sums, Total};
+use arroyo_metrics_buffer_core::sums::{Sums, Total};
 use arroyo_metrics_buffer_core::totals;
-use pyo3::exceptions::{
-    PyAttributeError, PyException, PyMemoryError, PyOverflowError, PyRuntimeError,
-};
+use pyo3::exceptions::{PyAttributeError, PyException, PyMemoryError};
+use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
-use crate::arguments;
 use crate::buffer::Buffer;
-use crate::ending;
-use crate::interned;
-use crate::interpreter;
-use crate::objects::{self, OrMemoryError};
-use crate::stats;
+use crate::clock::Clock;
+use crate::new::{self, TakesAnyArguments};
+use crate::object::Object;
+use crate::{arguments, interned, interpreter, objects, stats, text};
 
 pub type Name = Py<PyString>;
 pub type Totals = totals::Totals<Name>;
@@ -59,22 +53,14 @@ const FLUSH_INTERVAL: f64 = 1.0;
 ///     RuntimeError: The buffer is initialised already.
 // Frozen: a class with `&mut self` methods raises "Already borrowed" when threads meet in it.
 #[pyclass(frozen, subclass, dict, weakref, module = "arroyo_metrics_buffer")]
-pub struct MetricsBuffer {
-    /// Whether pyo3 has written the fields. Until then the memory is all zero, so this reads as
-    /// false. CPython 3.11 allocates an instance's `__dict__` before that, which may start the
-    /// garbage collector, and that visits the object.
-    is_constructed: bool,
-    // A field and not an entry of the instance's `__dict__`: Python looks methods up faster while
-    // the `__dict__` is empty.
-    metrics: Shared<Backend>,
-    /// Set by `__init__`; not by `__new__`, whose arguments may be those of a subclass.
-    buffer: OnceLock<Buffer<Totals>>,
+pub struct MetricsBuffer(Object<Totals>);
+
+impl TakesAnyArguments for MetricsBuffer {
+    fn pyo3_new() -> &'static OnceLock<ffi::newfunc> {
+        static NEW: OnceLock<ffi::newfunc> = OnceLock::new();
+        &NEW
+    }
 }
-
-/// The attribute `metrics`, or `None` where it was deleted.
-struct Backend(Option<Py<PyAny>>);
-
-impl AtFork for Backend {}
 
 #[pymethods]
 impl MetricsBuffer {
@@ -85,8 +71,7 @@ impl MetricsBuffer {
         text_signature = "(metrics=None, *, flush_interval=None, clock=None)"
     )]
     fn new(py: Python<'_>) -> PyResult<Self> {
-        let metrics = Shared::new(Backend(None)).or_memory_error(py)?;
-        Ok(Self { is_constructed: true, metrics, buffer: OnceLock::new() })
+        Object::new(py).map(Self)
     }
 
     #[pyo3(signature = (metrics=None, *, flush_interval=None, clock=None))]
@@ -96,7 +81,7 @@ impl MetricsBuffer {
         flush_interval: Option<Bound<'_, PyAny>>,
         clock: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let (py, this) = (slf.py(), slf.get());
+        let py = slf.py();
         let flush_interval = match flush_interval {
             Some(seconds) => arguments::interval("flush_interval", &seconds)?,
             None => arroyo_flush_interval(py)?,
@@ -105,14 +90,10 @@ impl MetricsBuffer {
             Some(metrics) => metrics,
             None => arroyo_metrics(py)?,
         };
-        let buffer = Buffer::new(py, &stats::CONSUMER, shards(py)?, flush_interval, clock)?;
-        this.buffer.set(buffer).map_err(|_| {
-            let message =
-                format_args!("MetricsBuffer.__init__() was called before, make a new buffer");
-            objects::error::<PyRuntimeError>(py, message)
-        })?;
-        this.set_metrics(metrics.unbind());
-        ending::remember(slf)
+        let clock = Clock::chosen(py, clock)?.unwrap_or(Clock::Native);
+        let now = clock.now(py)?;
+        let buffer = Buffer::new(py, &stats::CONSUMER, shards(py)?, flush_interval, clock, now)?;
+        slf.get().0.init(slf, metrics.unbind(), buffer)
     }
 
     /// Add to the sum of a timer, then flush if the flush interval has passed.
@@ -132,9 +113,8 @@ impl MetricsBuffer {
         let py = slf.py();
         let name = arguments::string("metric", metric)?;
         let duration = arguments::float("duration", duration)?;
-        let buffer = slf.get().buffer(py)?;
-        add(buffer, name, duration, |totals| &mut totals.timers)?;
-        if buffer.is_due(py)? { flush_through_python(slf) } else { Ok(()) }
+        add(slf.get().0.buffer(py)?, name, duration, |totals| &mut totals.timers)?;
+        slf.get().0.flush_if_due(slf)
     }
 
     /// Add to the sum of a counter, then flush if the flush interval has passed.
@@ -155,9 +135,8 @@ impl MetricsBuffer {
         let py = slf.py();
         let name = arguments::string("metric", metric)?;
         let delta = arguments::integer("delta", delta)?;
-        let buffer = slf.get().buffer(py)?;
-        add(buffer, name, i128::from(delta), |totals| &mut totals.counters)?;
-        if buffer.is_due(py)? { flush_through_python(slf) } else { Ok(()) }
+        add(slf.get().0.buffer(py)?, name, i128::from(delta), |totals| &mut totals.counters)?;
+        slf.get().0.flush_if_due(slf)
     }
 
     /// Send every sum to the backend: timers, then counters, each in the order of first touch.
@@ -170,7 +149,7 @@ impl MetricsBuffer {
     ///         logged, unless it is no Exception, as KeyboardInterrupt is none.
     fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let buffer = slf.get().buffer(py)?;
+        let buffer = slf.get().0.buffer(py)?;
         // What others' code has put into the tables that `_patching/private_names.py` lends it.
         let tables = slf.getattr_opt(interned::TABLES.get(py)?)?;
         if let Some(tables) = tables.filter(|tables| !tables.is_none()) {
@@ -216,10 +195,9 @@ impl MetricsBuffer {
 
     /// The backend that flushes send to. It may be replaced at any time, from any thread.
     #[getter]
-    fn metrics(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+    fn metrics<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let metrics = slf.get().metrics.lock().0.as_ref().map(|metrics| metrics.clone_ref(py));
-        if let Some(metrics) = metrics {
+        if let Some(metrics) = slf.get().0.backend(py) {
             return Ok(metrics);
         }
         let class = slf.get_type().name()?;
@@ -229,51 +207,31 @@ impl MetricsBuffer {
 
     #[setter]
     fn set_metrics(&self, metrics: Py<PyAny>) {
-        self.replace_metrics(Some(metrics));
+        self.0.set_backend(Some(metrics));
     }
 
     // `mock.patch.object(buffer, "metrics")` deletes the attribute before it restores it.
     #[deleter]
     fn delete_metrics(&self) {
-        self.replace_metrics(None);
+        self.0.set_backend(None);
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if !self.is_constructed {
-            return Ok(());
-        }
-        self.buffer.get().map_or(Ok(()), |buffer| buffer.traverse(&visit))?;
-        // Waits for the lock, so that every pass of the collector visits the same object. No holder
-        // of the lock waits for this thread.
-        visit.call(&self.metrics.lock().0)
+        self.0.traverse(&visit)
     }
 
     fn __clear__(&self) {
-        self.replace_metrics(None);
+        self.0.set_backend(None);
     }
 }
 
 impl MetricsBuffer {
-    #[inline]
-    pub fn buffer(&self, py: Python<'_>) -> PyResult<&Buffer<Totals>> {
-        self.buffer.get().ok_or_else(|| {
-            let message =
-                format_args!("MetricsBuffer.__init__() was not called, as a subclass has to");
-            objects::error::<PyRuntimeError>(py, message)
-        })
-    }
-
     /// The timers and the counters that are pending.
     fn pending<'py>(&self, py: Python<'py>) -> PyResult<[Bound<'py, PyDict>; 2]> {
         let copy = |totals: &Totals| totals.copy(|name| name.clone_ref(py));
-        let taken = self.buffer(py)?.snapshot(py, copy)?;
+        let taken = self.0.buffer(py)?.snapshot(py, copy)?;
         let totals = &taken.contents;
         Ok([timers_by_name(py, totals)?, counters_by_name(py, totals)?])
-    }
-
-    fn replace_metrics(&self, metrics: Option<Py<PyAny>>) {
-        let old = mem::replace(&mut *self.metrics.lock(), Backend(metrics));
-        drop(old); // can run Python code, so after the guard is gone
     }
 }
 
@@ -285,13 +243,10 @@ fn add<V: Total>(
     sums: impl Fn(&mut Totals) -> &mut Sums<Name, V>,
 ) -> PyResult<()> {
     let new_name = || name.clone().unbind();
-    let added = with_text(name, |text| {
+    let added = text::with(name, |text| {
         sums(&mut buffer.lock()).add(text, name.as_ptr().addr(), new_name, delta)
     })?;
-    added.map_err(|why| match why {
-        NotAdded::OutOfRange => out_of_range(name),
-        NotAdded::OutOfMemory => objects::no_memory(name.py()),
-    })
+    added.map_err(|why| arguments::not_added(&why, "counter", name))
 }
 
 fn timers_by_name<'py>(py: Python<'py>, totals: &Totals) -> PyResult<Bound<'py, PyDict>> {
@@ -327,7 +282,7 @@ pub fn drain_totals<'py>(
     counters: bool,
 ) -> PyResult<Bound<'py, PyDict>> {
     let py = buffer.py();
-    let buffer = buffer.get().buffer(py)?;
+    let buffer = buffer.get().0.buffer(py)?;
     if counters {
         let part = |totals: &mut Totals| Totals {
             counters: mem::take(&mut totals.counters),
@@ -360,7 +315,7 @@ pub fn move_totals(
     buffer: &Bound<'_, MetricsBuffer>,
     counters: bool,
 ) -> PyResult<()> {
-    let buffer = buffer.get().buffer(buffer.py())?;
+    let buffer = buffer.get().0.buffer(buffer.py())?;
     if counters {
         move_each(
             totals,
@@ -406,36 +361,6 @@ fn move_each<T>(
     Ok(())
 }
 
-/// Calls `flush()` so that an override or a mock of it is honoured.
-#[cold]
-pub fn flush_through_python(buffer: &Bound<'_, MetricsBuffer>) -> PyResult<()> {
-    let py = buffer.py();
-    let flush = || buffer.call_method0(interned::FLUSH.get(py)?).map(drop);
-    buffer.get().buffer(py)?.flush_when_due(py, flush)
-}
-
-#[cold]
-fn out_of_range(name: &Bound<'_, PyString>) -> PyErr {
-    // Not `str()` of it, which a subclass's `__str__` might make fail.
-    let text = name.to_str().unwrap_or("(not UTF-8)");
-    let message = format_args!("counter {text} would leave 64 bits, nothing was added");
-    objects::error::<PyOverflowError>(name.py(), message)
-}
-
-/// Has `body` use the text of a name. Two names have the same text exactly if they are equal
-/// strings. A subclass's methods are not called.
-fn with_text<R>(name: &Bound<'_, PyString>, body: impl FnOnce(&[u8]) -> R) -> PyResult<R> {
-    if let Ok(text) = name.to_str() {
-        return Ok(body(text.as_bytes()));
-    }
-    // Lone surrogates, which a str may contain and UTF-8 may not.
-    let py = name.py();
-    let encode = py.get_type::<PyString>().getattr(interned::ENCODE.get(py)?)?;
-    let how = (interned::UTF_8.get(py)?, interned::SURROGATEPASS.get(py)?);
-    let text: Bound<'_, PyBytes> = encode.call1((name, how.0, how.1))?.cast_into()?;
-    Ok(body(text.as_bytes()))
-}
-
 static CORES: OnceLock<usize> = OnceLock::new();
 
 /// Counts the cores, and puts the fast paths in front of the class's methods.
@@ -443,7 +368,7 @@ pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
     // Counting them reads files on Linux, which takes as long as thousands of calls.
     CORES.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get));
     let class = py.get_type::<MetricsBuffer>();
-    new::init_at_import(&class);
+    new::init_at_import::<MetricsBuffer>(py);
     fast_path::init_at_import(&class)
 }
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import io
 import itertools
 import logging
@@ -170,11 +171,20 @@ FUNCTIONS_IN_A_FLUSH = {"__call__", "getEffectiveLevel", "__getattr__", "accept"
 FUNCTIONS_IN_LOGGING = {"isEnabledFor", "makeRecord", "handle"}
 
 
+def free_no_buffer_by_surprise() -> None:
+    """Keep the garbage collector from freeing buffers.
+
+    A buffer that is freed has a callback of weakref's called. Python drops an interrupt in there.
+    """
+    gc.disable()
+
+
 def interrupt_everywhere(way: str, *, refused: float | None = None) -> set[str]:
     """Interrupt a flush at its first step, another one at its second, and so on to the last.
 
     Returns where that was.
     """
+    free_no_buffer_by_surprise()
     places: set[str] = set()
     for number in itertools.count(1):
         flush = WAYS_TO_FLUSH[way](backend := Backend(refused))
@@ -444,9 +454,7 @@ INTERRUPTED_BY = {"a signal": interrupt_with_signal, "another thread": interrupt
 @in_new_interpreter
 def test_an_interrupt_at_any_time_loses_nothing(by: str) -> None:
     flush = flush_of_metrics_buffer(LetsOthersRun())
-    # A buffer that is freed has a callback of weakref's called, which drops an interrupt. So none is
-    # freed while one may come.
-    kept = [flush]
+    kept = [flush]  # none may be freed while an interrupt may come
 
     def call() -> None:
         nonlocal flush
@@ -460,6 +468,7 @@ def test_an_interrupt_at_any_time_loses_nothing(by: str) -> None:
         kept[:] = [flush]
 
     log(logging.CRITICAL)
+    free_no_buffer_by_surprise()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.setswitchinterval(1e-6)
     places = interrupt_at_any_time(call, INTERRUPTED_BY[by], check)

@@ -295,12 +295,10 @@ class Machine(RuleBasedStateMachine, Generic[AnyCall]):
     def fail_flush(self, flush: Flush[AnyCall], error: BaseException) -> bool:
         """Whether its error is raised."""
         self.put_back(flush.rest)
-        is_exit = not isinstance(error, Exception)
-        level = None if is_exit else self.outage.failed(flush.began)
-        if is_exit or self.on_backend_error == "raise":
+        if not isinstance(error, Exception) or self.on_backend_error == "raise":
             self.levels.append(logging.WARNING)
             return True
-        if level is not None:
+        if (level := self.outage.failed(flush.began)) is not None:
             self.levels.append(level)
         if self.on_backend_error == "call":
             self.given_by_model.append(type(error))

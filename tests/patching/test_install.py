@@ -422,7 +422,7 @@ def test_a_module_without_the_class_is_protected_in_releases_that_buffer_nothing
 ) -> None:
     assert original
     del processor.MetricsBuffer
-    monkeypatch.setattr(recognition, "arroyo_release", lambda: release)
+    monkeypatch.setattr(recognition, "release", lambda _: release)
     arroyo_metrics_buffer.install()
     assert state() == "missing"
     assert status_of(BUFFER).protected is is_protected

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from arroyo_metrics_buffer._core import (
+    BufferedMetricsBackend,
     MetricsBuffer,
     buffers,
     fork_generation,
@@ -87,7 +88,7 @@ class _Buffer(NamedTuple):
     """One that has to be flushed at the end."""
 
     flush: Callable[[], object]
-    snapshot: Callable[[], tuple[Any, Any]]
+    snapshot: Callable[[], tuple[Any, ...]]
     kind: int
     """The place of its kind in what ``stats()`` returns."""
     errors: list[BaseException | str]
@@ -113,13 +114,20 @@ class _Buffer(NamedTuple):
 
 
 def _buffers() -> Iterator[_Buffer]:
-    """Those that are alive, in the order in which they were made."""
-    for buffer in _alive(buffers):
-        # Not before it is called: to look an attribute up may raise too.
-        yield _Buffer(partial(_flush, buffer), partial(MetricsBuffer.snapshot, buffer), 0, [])
+    """Those that are alive, each kind in the order in which they were made."""
+    # Those of sentry-streams come last, as the others may send to them.
+    yield from _of_class(MetricsBuffer, 0)
     for each in _alive(producer.producers):
         deliveries = producer.deliveries_of(each)
         yield _Buffer(partial(producer.send_at_end, each), deliveries.snapshot, 1, [])
+    yield from _of_class(BufferedMetricsBackend, 2)
+
+
+def _of_class(cls: Any, kind: int) -> Iterator[_Buffer]:
+    for buffer in _alive(buffers):
+        if isinstance(buffer, cls):
+            # Not before it is called: to look an attribute up may raise too.
+            yield _Buffer(partial(_flush, buffer), partial(cls.snapshot, buffer), kind, [])
 
 
 def _alive(objects: WeakValueDictionary[int, Any]) -> Iterator[Any]:
@@ -128,7 +136,7 @@ def _alive(objects: WeakValueDictionary[int, Any]) -> Iterator[Any]:
             yield each
 
 
-def _flush(buffer: MetricsBuffer) -> None:
+def _flush(buffer: MetricsBuffer | BufferedMetricsBackend) -> None:
     buffer.flush()
 
 

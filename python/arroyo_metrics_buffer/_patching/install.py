@@ -1,4 +1,4 @@
-"""Puts this package's buffers in the place of arroyo's.
+"""Puts this package's buffers in the place of arroyo's and sentry-streams'.
 
 A module that is loaded is patched at once, one that is not as soon as it is; nothing is imported
 for it. What is not recognised is left alone.
@@ -39,7 +39,7 @@ def install(
     on_backend_error: Literal["raise", "log"] | Callable[[Exception], object] | None = None,
     flush_at_exit: bool | None = None,
 ) -> Status:
-    """Replace arroyo's metrics buffers by thread-safe ones.
+    """Replace the metrics buffers of arroyo and of sentry-streams by thread-safe ones.
 
     Importing the package does this already; call it for other settings than the defaults. The last
     call's settings hold. Processors that exist already keep arroyo's buffer, producers get the new
@@ -128,6 +128,8 @@ def _patch_all() -> None:
     for target in TARGETS:
         if loaded(target.module) is not None:
             _patch_loaded(target)
+        elif target.is_optional:
+            continue
         _report(target)
 
 

@@ -1,4 +1,4 @@
-"""What has become of arroyo's classes, at the moment of asking."""
+"""What has become of the targets, at the moment of asking."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def status() -> Status:
-    """Tell which of arroyo's classes are replaced at this moment.
+    """Tell which of arroyo's classes, and of sentry-streams' if there are any, are replaced now.
 
-    May be called from any thread. If arroyo was imported before it could be patched, this looks for
-    buffers of arroyo's own among all objects of the process: some 50 ms for a million, in which a
-    thread that needs the GIL waits.
+    May be called from any thread. If one was imported before it could be patched, this looks for
+    buffers of the replaced class among all objects of the process: some 50 ms for a million, in
+    which a thread that needs the GIL waits.
     """
     # Slow to import, and not with the lock held, under which changes() needs it.
     import inspect  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport]
@@ -31,7 +31,8 @@ def status() -> Status:
     from .status import Status, environment  # noqa: PLC0415
 
     installation.hook.catch_up()
-    return Status(tuple(map(_status, TARGETS)), on_backend_error(), ending.is_on, environment())
+    targets = tuple(_status(target) for target in TARGETS if _is_concerned(target))
+    return Status(targets, on_backend_error(), ending.is_on, environment())
 
 
 def find(target: Target, module: ModuleType | None) -> Finding:
@@ -57,10 +58,18 @@ def _find_disabled(reason: str, found: Finding | None, reverted: Patch | None) -
     return Finding("disabled", reason, is_protected=False).with_reasons(*others)
 
 
+def _is_concerned(target: Target) -> bool:
+    """Whether anything is to be said of a target in this environment."""
+    return (
+        not target.is_optional
+        or loaded(target.module) is not None
+        or installation.hook.can_be_imported(target.package)
+    )
+
+
 def _find_before_import(target: Target) -> Finding:
-    package = target.module.partition(".")[0]
-    if not installation.hook.can_be_imported(package):
-        return Finding("missing", f"{package} is not installed", is_protected=False)
+    if not installation.hook.can_be_imported(target.package):
+        return Finding("missing", f"{target.package} is not installed", is_protected=False)
     return Finding("waiting", f"{target.module} is not imported yet", is_protected=True)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 from . import fixes, remedies
@@ -12,28 +13,33 @@ from .patch import NEWER, REMOVE, Before, class_module, cure, describe
 from .shapes import Shape, difference
 
 UNKNOWN = "it is none that this release knows"
-_NEWEST: tuple[int, ...] = (2, 48)
-"""The newest release of arroyo whose own classes are known."""
 # Not by importlib.metadata: its import could wait for a thread that waits for the installation's
 # lock, which is held here.
 _METADATA = (".dist-info", ".egg-info")
 
 
 def match(
-    cls: object, known: Sequence[Shape], *, kept: Collection[str]
+    cls: object, known: Sequence[Shape], *, kept: Collection[str], may_be_fixed: Callable[[], bool]
 ) -> tuple[Shape, Before] | None:
     """Find the shape that a class has but for what others have changed; None if there is none.
 
-    Methods that are kept have to be arroyo's own.
+    Methods that are kept have to be the class's own. Fixes that are made by hand are looked for
+    only where they may be: a newer release may have such words in its own code.
     """
     if not isinstance(cls, type):
         return None
-    found = [(shape, before) for shape in known if (before := _match(cls, shape, kept)) is not None]
+    found = [
+        (shape, before)
+        for shape in known
+        if (before := _match(cls, shape, kept, may_be_fixed)) is not None
+    ]
     # Two releases may differ in nothing but a method that is not arroyo's any more.
     return found[0] if len(found) == 1 else None
 
 
-def _match(cls: type, shape: Shape, kept: Collection[str]) -> Before | None:
+def _match(
+    cls: type, shape: Shape, kept: Collection[str], may_be_fixed: Callable[[], bool]
+) -> Before | None:
     theirs = remedies.others_methods(cls, shape)
     if not all(
         name not in kept and remedies.is_superfluous(cls, name, theirs[name], shape)
@@ -43,19 +49,19 @@ def _match(cls: type, shape: Shape, kept: Collection[str]) -> Before | None:
     fixed, found = fixes.with_fixes(cls, shape, ignored=theirs)
     if difference(cls, fixed, ignored=theirs) is not None:
         return None
-    # A newer release may have such words in its own code.
-    if found and ((release := arroyo_release()) is None or release > _NEWEST):
+    if found and not may_be_fixed():
         return None
-    by_hand = f"arroyo's file is fixed by hand ({', '.join(found)}), which can be removed"
+    package = package_of(cls)
+    by_hand = f"{package}'s file is fixed by hand ({', '.join(found)}), which can be removed"
     return Before(by_hand if found else "", _patches(theirs, "was"))
 
 
-def why_not(cls: object, known: Sequence[Shape]) -> str:
-    """Why a class has none of the known shapes, and what to do about it."""
+def why_not(cls: object, known: Sequence[Shape], package: str) -> str:
+    """Why a class of a package has none of the known shapes, and what to do about it."""
     newest = difference(cls, known[0])
     if not isinstance(cls, type):
         return f"{UNKNOWN}: {newest}: {REMOVE}"
-    if not str(class_module(cls)).startswith("arroyo."):
+    if package_of(cls) != package:
         return f"{UNKNOWN}: {newest}; it is {describe(cls)}: {REMOVE}"
     theirs = remedies.others_methods(cls, known[0])
     if not theirs:
@@ -70,12 +76,17 @@ def _patches(theirs: dict[str, object], verb: str) -> str:
     return cure(f"its method {name}() {verb} {describe(theirs[name])}" for name in sorted(theirs))
 
 
-def arroyo_release() -> tuple[int, ...] | None:
-    """The first two numbers of arroyo's installed release; None if none can be told."""
+def package_of(cls: type) -> str:
+    """The package that a class is from."""
+    return str(class_module(cls)).partition(".")[0]
+
+
+def release(distribution: str) -> tuple[int, ...] | None:
+    """The numbers of a distribution's installed release; None if none can be told."""
     for folder in sys.path:
         with suppress(OSError):
             for name in os.listdir(folder or "."):  # noqa: PTH208 - pathlib is slow to import
-                if name.startswith("sentry_arroyo-") and name.endswith(_METADATA):
-                    numbers = name.split("-")[1].split(".")[:2]
-                    return tuple(map(int, numbers)) if all(map(str.isdecimal, numbers)) else None
+                if name.startswith(f"{distribution}-") and name.endswith(_METADATA):
+                    numbers = name.rpartition(".")[0].split("-")[1].split(".")
+                    return tuple(map(int, itertools.takewhile(str.isdecimal, numbers))) or None
     return None

@@ -14,7 +14,7 @@ from typing import Any
 
 from .fixes import of_method, words_of_locks
 from .patch import class_module
-from .shapes import Method, Shape, method_of
+from .shapes import Method, Shape, attributes_of, method_of
 
 _VARIADIC = 0x04 | 0x08  # inspect.CO_VARARGS and CO_VARKEYWORDS
 
@@ -23,7 +23,7 @@ def others_methods(cls: type, known: Shape) -> dict[str, Any]:
     """What stands in a class for methods and is not the code of the class's own module."""
     return {
         name: value
-        for name, value in vars(cls).copy().items()
+        for name, value in attributes_of(cls).items()
         if (not _is_of(cls, value) if type(value) is FunctionType else _hides(value, name, known))
     }
 

@@ -1,4 +1,4 @@
-"""Which classes of arroyo this package knows.
+"""Which classes of arroyo and sentry-streams this package knows.
 
 A class is known by its methods, the parameters of each and the words in its code, and by what it
 derives from, whatever classes of others are in between. That tells a release that changed what the
@@ -75,8 +75,17 @@ def methods_of(cls: type) -> Mapping[str, Method]:
     """The methods of a class, by name, without those that it inherits."""
     return {
         name: method_of(value)
-        for name, value in vars(cls).copy().items()
+        for name, value in attributes_of(cls).items()
         if isinstance(value, FunctionType)
+    }
+
+
+def attributes_of(cls: type) -> Mapping[str, Any]:
+    """What is in a class, but for the functions that ``typing`` puts into those of a protocol."""
+    return {
+        name: value
+        for name, value in vars(cls).copy().items()
+        if not (isinstance(value, FunctionType) and value.__globals__.get("__name__") == "typing")
     }
 
 
@@ -302,3 +311,32 @@ PRODUCER_2_31_0 = Shape(
     },
 )
 """The same class of 2.31.0."""
+
+_BUFFERED = "_BufferedMetricsBackend__"
+_OF_BACKEND = f"{_BUFFERED}timers {_BUFFERED}counters {_BUFFERED}gauges {_BUFFERED}"
+_ADD = f"{_BUFFERED}add_to_buffer {_BUFFERED}throttled_flush {_BUFFERED}"
+
+BUFFERED_BACKEND = Shape(
+    "MetricsBackend",
+    {
+        "__init__": _method(
+            "backend throttle_interval_sec",
+            f"{_OF_BACKEND}backend {_BUFFERED}last_flush_time {_BUFFERED}throttle_interval_sec",
+        ),
+        f"{_BUFFERED}add_to_buffer": _method(
+            "buffer name value tags replace", f"{_BUFFERED}normalize_tags frozenset hash"
+        ),
+        f"{_BUFFERED}normalize_tags": _method("tags", ": _ items replace |"),
+        "increment": _method("name value tags", f"{_ADD}counters"),
+        "gauge": _method("name value tags", f"{_ADD}gauges replace"),
+        "timing": _method("name value tags", f"{_ADD}timers"),
+        f"{_BUFFERED}throttled_flush": _method(
+            "", f"{_BUFFERED}last_flush_time {_BUFFERED}throttle_interval_sec flush time"
+        ),
+        "flush": _method(
+            "", f"{_OF_BACKEND}backend {_BUFFERED}reset gauge increment tags timing values"
+        ),
+        f"{_BUFFERED}reset": _method("", f"{_OF_BACKEND}last_flush_time clear time"),
+    },
+)
+"""``sentry_streams.metrics.metrics.BufferedMetricsBackend`` of sentry-streams 0.0.42 to 0.0.69."""

@@ -18,7 +18,7 @@ from .targets import State
 
 @dataclass(frozen=True)
 class TargetStatus:
-    """Whether one class of arroyo is replaced.
+    """Whether one class of arroyo or sentry-streams is replaced.
 
     Attributes:
         name: The class, as ``module.Class``.
@@ -28,12 +28,12 @@ class TargetStatus:
         reason: Why, in words, with whose functions are in the way and what to do about them.
         changes: What something else has put in the place of this package's class or methods since
             they were, each in words: another patch, a wrapper, a subclass.
-        unpatched: How many buffers of arroyo's own class are alive. They were made before it was
-            patched, and stay as they are. None if that can't be told, since ``gc.freeze()`` was
-            called and the class was not patched before anyone could use it.
-        protected: Whether this class of arroyo's can lose nothing in this process: it is patched or
-            has nothing to patch, what has changed since extends this package's, and there is no
-            buffer of arroyo's own. A class that is not imported yet is protected so far.
+        unpatched: How many buffers of the class that is replaced are alive. They were made before
+            it was patched, and stay as they are. None if that can't be told, since ``gc.freeze()``
+            was called and the class was not patched before anyone could use it.
+        protected: Whether this class can lose nothing in this process: it is patched or has nothing
+            to patch, what has changed since extends this package's, and there is no buffer of the
+            replaced class. A class that is not imported yet is protected so far.
     """
 
     name: str
@@ -70,7 +70,8 @@ class Status:
     """Whether arroyo's buffers are replaced, at the moment of asking.
 
     Attributes:
-        targets: One entry per class of arroyo that this package replaces.
+        targets: One entry per class that this package replaces: two of arroyo's, and one of
+            sentry-streams where that is installed.
         on_backend_error: What a flush does with an error of the metrics backend: the setting that
             is in force, see ``install()``.
         flush_at_exit: Whether what is pending is sent when the process ends.

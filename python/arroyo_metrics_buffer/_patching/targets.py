@@ -1,4 +1,4 @@
-"""The classes of arroyo that this package patches, and how."""
+"""The classes of arroyo and sentry-streams that this package patches, and how."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from types import MappingProxyType, ModuleType
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
-from arroyo_metrics_buffer._core import MetricsBuffer
+from arroyo_metrics_buffer._core import BufferedMetricsBackend, MetricsBuffer
 
 from . import older, private_names, producer, recognition, shapes
 from .patch import (
@@ -17,7 +17,6 @@ from .patch import (
     Attribute,
     Before,
     Patch,
-    class_module,
     class_name,
     with_subclasses,
 )
@@ -40,14 +39,20 @@ class Finding(NamedTuple):
 
 
 class Target(ABC):
-    """A class of arroyo, as a name in one of its modules."""
+    """A class of a package, as a name in one of its modules."""
 
+    package: ClassVar[str] = "arroyo"
+    distribution: ClassVar[str] = "sentry_arroyo"
+    unknown_from: ClassVar[tuple[int, ...]] = (2, 49)
+    """The release from which on the class may be another."""
+    is_optional: ClassVar[bool] = False
+    """Whether nothing is said of it where its package is not installed."""
     module: ClassVar[str]
     attribute: ClassVar[str]
     patchable: ClassVar[tuple[shapes.Shape, ...]]
     """Those that can be patched, the newest first."""
     kept: ClassVar[frozenset[str]] = frozenset()
-    """Methods that stay arroyo's own, so that nobody else may have replaced them."""
+    """Methods that stay the class's own, so that nobody else may have replaced them."""
     watched: ClassVar[tuple[Attribute, ...]] = ()
     """What its safety depends on where no patch is in place, as it is before others change it."""
 
@@ -81,23 +86,30 @@ class Target(ABC):
         if (protection := self.protection(current)) is not None:
             return Finding("patched", protection, is_protected=True)
         if self.match(current) is not None:
-            reason = f"{self.module} has arroyo's own class, call install() to patch it"
+            reason = f"{self.module} has its own class, call install() to patch it"
             return Finding("waiting", reason, is_protected=False)
-        return Finding("unknown", recognition.why_not(current, self.patchable), is_protected=False)
+        reason = recognition.why_not(current, self.patchable, self.package)
+        return Finding("unknown", reason, is_protected=False)
 
     def match(self, current: object) -> tuple[shapes.Shape, Before] | None:
         """Find the shape of a class that can be patched, and what others have changed in it."""
         for shape in self.patchable:
             if shapes.difference(current, shape) is None:
                 return shape, UNCHANGED
-        return recognition.match(current, self.patchable, kept=self.kept)
+        return recognition.match(
+            current, self.patchable, kept=self.kept, may_be_fixed=self._is_known_release
+        )
+
+    def _is_known_release(self) -> bool:
+        release = recognition.release(self.distribution)
+        return release is not None and release < self.unknown_from
 
     @abstractmethod
     def protection(self, current: object) -> str | None:
         """How the class is patched, in words; None if it is not."""
 
     def unpatched_classes(self, patch: Patch | None) -> list[type]:
-        """The classes of arroyo whose objects, should there be any, lose metrics.
+        """The classes of the package whose objects, should there be any, lose metrics.
 
         All that are alive: that of a module which was imported anew, or whose name is another
         class's now, lives on in its objects.
@@ -106,22 +118,17 @@ class Target(ABC):
         return [
             each
             for each in self.candidates()
-            if class_name(each) == self.attribute and _is_of_arroyo(each)
+            if class_name(each) == self.attribute and recognition.package_of(each) == self.package
             if each not in unused and not self.judge(each).is_protected
         ]
 
     @abstractmethod
     def candidates(self) -> Iterable[type]:
-        """The classes that derive from what arroyo's class derives from, that among them."""
+        """The classes that derive from what the package's class derives from, that among them."""
 
     @abstractmethod
     def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
         """The patch for the class that is in the module now, which others may know already."""
-
-
-def _is_of_arroyo(cls: type) -> bool:
-    module = class_module(cls)
-    return type(module) is str and module.startswith("arroyo.")
 
 
 def _confluent_kafkas_now() -> tuple[type, ...]:
@@ -133,14 +140,27 @@ def _confluent_kafkas_now() -> tuple[type, ...]:
     return tuple(each for each in now.__mro__ if issubclass(each, base))
 
 
-def _methods_of(cls: type) -> tuple[Attribute, ...]:
+def _methods_of(cls: type, names: Iterable[str]) -> tuple[Attribute, ...]:
     """The methods that a buffer's safety depends on, before anyone else can patch them."""
-    return tuple(Attribute(cls, name, getattr(cls, name)) for name in private_names.METHODS)
+    return tuple(Attribute(cls, name, getattr(cls, name)) for name in names)
 
 
-class MetricsBufferTarget(Target):
+class ReplacedTarget(Target):
     """The name is given to another class: buffers that are made afterwards are that class's."""
 
+    ours: ClassVar[type]
+    """What that class is, or derives from."""
+
+    def protection(self, current: object) -> str | None:
+        if isinstance(current, type) and issubclass(current, self.ours):
+            return f"{self.package} uses {current.__module__}.{current.__qualname__}"
+        return None
+
+
+class MetricsBufferTarget(ReplacedTarget):
+    """A processor's buffer."""
+
+    ours = MetricsBuffer
     module = "arroyo.processing.processor"
     attribute = "MetricsBuffer"
     replacements = (
@@ -152,19 +172,16 @@ class MetricsBufferTarget(Target):
         (shapes.METRICS_BUFFER_1_1_0, older.TimersOnly),
     )
     patchable = tuple(shape for shape, _ in replacements)
-    methods = MappingProxyType({cls: _methods_of(cls) for _, cls in replacements})
+    methods = MappingProxyType(
+        {cls: _methods_of(cls, private_names.METHODS) for _, cls in replacements}
+    )
     watched = methods[MetricsBuffer]
 
     def recognise(self, current: object) -> Finding:
-        if current is None and (recognition.arroyo_release() or (1, 1)) < (1, 1):
+        if current is None and (recognition.release(self.distribution) or (1, 1)) < (1, 1):
             reason = "this arroyo is older than 1.1.0 and buffers nothing"
             return Finding("missing", reason, is_protected=True)
         return super().recognise(current)
-
-    def protection(self, current: object) -> str | None:
-        if isinstance(current, type) and issubclass(current, MetricsBuffer):
-            return f"arroyo uses {current.__module__}.{current.__qualname__}"
-        return None
 
     def candidates(self) -> Iterable[type]:
         return type.__subclasses__(object)
@@ -222,6 +239,39 @@ class ConfluentProducerTarget(Target):
         return producer.ProducerPatch(methods, in_use=in_use, before=before)
 
 
+class BufferedMetricsBackendTarget(ReplacedTarget):
+    """What sentry-streams sends its metrics and arroyo's through."""
+
+    package = "sentry_streams"
+    distribution = "sentry_streams"
+    unknown_from = (0, 0, 70)
+    is_optional = True
+    module = "sentry_streams.metrics.metrics"
+    attribute = "BufferedMetricsBackend"
+    ours = BufferedMetricsBackend
+    patchable = (shapes.BUFFERED_BACKEND,)
+    watched = _methods_of(ours, ("increment", "gauge", "timing", "flush"))
+
+    def recognise(self, current: object) -> Finding:
+        release = recognition.release(self.distribution) or self.unknown_from
+        if current is None and release < (0, 0, 41):
+            reason = "this sentry-streams is older than 0.0.41 and buffers nothing"
+            return Finding("missing", reason, is_protected=True)
+        found = super().recognise(current)
+        if found.state == "unknown" and release[:3] == (0, 0, 41):
+            return found._replace(reason="only that of 0.0.42 and newer can be replaced: update it")
+        return found
+
+    def candidates(self) -> Iterable[type]:
+        protocol: Any = Protocol
+        return with_subclasses(type.__subclasses__(protocol))
+
+    def patch(self, module: ModuleType, *, in_use: bool) -> Patch:
+        _, before = self.match(vars(module)[self.attribute]) or (None, UNCHANGED)
+        ours = {self.attribute: self.ours}
+        return Patch(module, ours, in_use=in_use, watched=self.watched, before=before)
+
+
 private_names.lend(MetricsBufferTarget.methods)
 
-TARGETS = (MetricsBufferTarget(), ConfluentProducerTarget())
+TARGETS = (MetricsBufferTarget(), ConfluentProducerTarget(), BufferedMetricsBackendTarget())

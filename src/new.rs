@@ -1,37 +1,40 @@
-//! `MetricsBuffer.__new__`, which takes the arguments of any subclass's constructor and looks at none.
+//! A class's `__new__` which takes the arguments of any subclass's constructor and looks at none.
 //!
 //! PyO3 would make a dict of them first, and end the process where there is no memory for one.
 
 use std::ptr;
 use std::sync::OnceLock;
 
+use pyo3::PyTypeInfo;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
 
-/// PyO3's, which takes no arguments.
-static PYO3_NEW: OnceLock<ffi::newfunc> = OnceLock::new();
+/// A class with such a `__new__`.
+pub trait TakesAnyArguments: PyTypeInfo {
+    /// PyO3's, which takes no arguments.
+    fn pyo3_new() -> &'static OnceLock<ffi::newfunc>;
+}
 
 /// Puts a constructor that takes any arguments in front of the class's own.
-pub fn init_at_import(class: &Bound<'_, PyType>) {
+pub fn init_at_import<C: TakesAnyArguments>(py: Python<'_>) {
     // SAFETY: the class is a heap type of PyO3's that nobody else uses yet, as this module is being
     // imported. Its subclasses will inherit the slot.
     unsafe {
-        let class = class.as_type_ptr();
+        let class = C::type_object_raw(py);
         if let Some(pyo3_new) = (*class).tp_new
-            && PYO3_NEW.set(pyo3_new).is_ok()
+            && C::pyo3_new().set(pyo3_new).is_ok()
         {
-            (*class).tp_new = Some(new);
+            (*class).tp_new = Some(new::<C>);
         }
     }
 }
 
-unsafe extern "C" fn new(
+unsafe extern "C" fn new<C: TakesAnyArguments>(
     class: *mut ffi::PyTypeObject,
     _arguments: *mut ffi::PyObject,
     _keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    let Some(pyo3_new) = PYO3_NEW.get() else {
+    let Some(pyo3_new) = C::pyo3_new().get() else {
         return ptr::null_mut(); // unreachable: it was set before this function became the slot
     };
     // SAFETY: the interpreter calls this, so it is attached. The empty tuple exists for as long as
