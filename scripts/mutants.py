@@ -116,10 +116,10 @@ MUTANTS = [
     ),
     Mutant(
         "an old backend is freed under the lock",
-        "src/metrics_buffer/mod.rs",
+        "src/object.rs",
         {
-            "let old = mem::replace(&mut *self.metrics.lock(), Backend(metrics));": (
-                "*self.metrics.lock() = Backend(metrics);"
+            "let old = mem::replace(&mut *self.backend.lock(), Backend(backend));": (
+                "*self.backend.lock() = Backend(backend);"
             ),
             "        drop(old);": "",
         },

@@ -27,7 +27,7 @@ __version__: str
 buffers: WeakValueDictionary[int, MetricsBuffer | BufferedMetricsBackend]
 """Every ``MetricsBuffer`` and ``BufferedMetricsBackend``, by id."""
 
-Entry: TypeAlias = tuple[str, float, Mapping[str, str]]
+_Entry: TypeAlias = tuple[str, float, Mapping[str, str]]
 """A name, a total or the value of a gauge, and tags."""
 
 @disjoint_base
@@ -222,7 +222,7 @@ class BufferedMetricsBackend:
                 newer value. With `install(on_backend_error="log")` it is logged, unless it is no
                 Exception, as KeyboardInterrupt is none.
         """
-    def snapshot(self) -> tuple[list[Entry], list[Entry], list[Entry]]:
+    def snapshot(self) -> tuple[list[_Entry], list[_Entry], list[_Entry]]:
         """Tell what is pending, without flushing it.
 
         Returns:
