@@ -12,6 +12,11 @@ BIN := $(VENV)/bin
 # the last that has none.
 RELEASES := 1.0.7 1.1.0 2.10.2 2.10.3 2.11.4 2.11.5 2.14.24 2.14.25 2.24.0 2.25.0 2.27.0 2.28.0 \
 	2.30.0 2.31.0 2.31.1 2.31.2 2.38.4 2.38.5 2.40.1 2.40.3 2.48.0
+# The same of sentry-streams' releases, and the last that has no such buffer.
+STREAMS_RELEASES := 0.0.31 0.0.41 0.0.42 0.0.69
+# Its wheels, whatever Python and system the suite runs on: only files of Python are used.
+STREAMS_WHEEL := --only-binary=:all: --implementation=cp --python-version=3.11 --abi=cp311 \
+	--platform=manylinux_2_28_x86_64 --platform=manylinux2014_x86_64
 # The crate that needs no Python.
 CORE := --package arroyo-metrics-buffer-core
 SOURCES := Cargo.toml Cargo.lock pyproject.toml core/Cargo.toml $(wildcard core/src/*.rs src/*.rs src/*/*.rs)
@@ -67,14 +72,18 @@ e2e: install
 	@$(BIN)/python e2e/end_to_end.py
 	@$(BIN)/python e2e/end_to_end.py --kill-broker
 
-# Releases of arroyo to test with, beside the one that is installed. They are pure Python: one folder
-# serves every interpreter.
-## Longer: install the releases of arroyo that the suite drives.
-releases: $(RELEASES:%=target/arroyo/%)
+# Releases to test with, beside the arroyo that is installed. One folder serves every interpreter.
+## Longer: install the releases of arroyo and of sentry-streams that the suite drives.
+releases: $(RELEASES:%=target/arroyo/%) $(STREAMS_RELEASES:%=target/streams/%)
 
 target/arroyo/%: | $(VENV)/tools
 	@echo "installing sentry-arroyo $*"
 	@$(BIN)/pip install --quiet --no-deps --target $@ sentry-arroyo==$*
+
+target/streams/%: | $(VENV)/tools
+	@echo "installing sentry-streams $*"
+	@$(BIN)/pip install --quiet --no-deps $(STREAMS_WHEEL) --target $@ sentry-streams==$*
+	@find $@ -name '*.so*' -delete
 
 # The core alone first: it needs no Python, and a failure there explains one that comes later.
 ## Every day: run all tests of the core, and the suite on the wheel.

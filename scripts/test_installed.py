@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # The package's sources, and what builds, editors and git leave behind.
 LEFT_OUT = shutil.ignore_patterns("python", ".*", "__pycache__", "dist", "target")
 ON_EVERY_CORE = ("--numprocesses=auto", "--dist=worksteal")
-RELEASES = Path("target", "arroyo")  # of arroyo's, which tests drive: `make releases`
+RELEASES = Path("target", "arroyo"), Path("target", "streams")  # `make releases`
 
 
 def main(file: str, *arguments: str) -> int:
@@ -27,7 +27,8 @@ def main(file: str, *arguments: str) -> int:
         python = environment(Path(folder, "venv"), Path(file).resolve())
         project = Path(folder, "project")
         shutil.copytree(ROOT, project, ignore=LEFT_OUT)
-        shutil.copytree(ROOT / RELEASES, project / RELEASES)
+        for releases in RELEASES:
+            shutil.copytree(ROOT / releases, project / releases)
         print(f"{Path(file).name} on Python {sys.version}", flush=True)
         pytest = [python, "-m", "pytest", "--quiet", *ON_EVERY_CORE, *arguments]
         return subprocess.run(pytest, check=False, cwd=project).returncode

@@ -27,7 +27,7 @@ import pytest
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Blocking, Call, Outage, Recorder
-from support.buffers import DeliveryAdapter
+from support.buffers import AnyBuffer, BackendAdapter, DeliveryAdapter
 from support.children import DEADLINE, assert_empty_and_working, fork_child, wait_for_child
 from support.new_interpreter import in_new_interpreter
 from support.threads import run_together
@@ -43,9 +43,10 @@ FORKS_PER_TEST = int(os.environ.get("FORKS", "0")) // 12
 FORKING_TEST_DEADLINE = 2 * DEADLINE + FORKS_PER_TEST / 4  # seconds for such a test
 
 
-KINDS: dict[str, type[MetricsBuffer | DeliveryAdapter]] = {
+KINDS: dict[str, type[AnyBuffer]] = {
     "MetricsBuffer": MetricsBuffer,
     "DeliveryBuffer": DeliveryAdapter,
+    "BufferedMetricsBackend": BackendAdapter,
 }
 
 
@@ -58,10 +59,10 @@ def test_a_child_forked_in_the_midst_of_a_first_flush_can_flush(kind: str, attem
     flush_and_fork(KINDS[kind])
 
 
-def flush_and_fork(kind: type[MetricsBuffer | DeliveryAdapter]) -> None:
+def flush_and_fork(kind: type[AnyBuffer]) -> None:
     """Fork in several threads while another makes the first flush of this process."""
 
-    def filled() -> MetricsBuffer | DeliveryAdapter:
+    def filled() -> AnyBuffer:
         buffer = kind(Recorder(), flush_interval=math.inf)
         buffer.incr_counter("count", 1)
         buffer.incr_timing("time", UNIT)
@@ -126,11 +127,11 @@ def forks_to_make(count: int = 150, seconds: float = 2.5) -> Iterator[int]:
     return itertools.takewhile(lambda i: i < 10 or time.monotonic() < end, range(count))
 
 
-Buffers = Sequence[MetricsBuffer | DeliveryAdapter]
+Buffers = Sequence[AnyBuffer]
 
 
-def of_both_classes(flush_interval: float = math.inf) -> Buffers:
-    classes = (MetricsBuffer, MetricsBuffer, DeliveryAdapter)
+def of_all_classes(flush_interval: float = math.inf) -> Buffers:
+    classes = (MetricsBuffer, MetricsBuffer, DeliveryAdapter, BackendAdapter)
     return [each(Sums(), flush_interval=flush_interval) for each in classes]
 
 
@@ -147,7 +148,7 @@ def flush(buffers: Buffers) -> None:
 
 
 @contextmanager
-def written_and_flushed_meanwhile(*buffers: MetricsBuffer | DeliveryAdapter) -> Iterator[None]:
+def written_and_flushed_meanwhile(*buffers: AnyBuffer) -> Iterator[None]:
     """Write to the buffers and flush them meanwhile, from several threads; then check accounts."""
     stop = threading.Event()
     made: list[int] = []
@@ -422,7 +423,7 @@ def test_what_another_thread_is_sending_is_the_parents() -> None:
 
 @in_own_process_group
 def test_forks_under_load_keep_every_account_exact() -> None:
-    buffers = of_both_classes(flush_interval=0.001)
+    buffers = of_all_classes(flush_interval=0.001)
 
     def child() -> None:
         assert_empty_and_working(*buffers)
@@ -435,7 +436,7 @@ def test_forks_under_load_keep_every_account_exact() -> None:
 
 @in_own_process_group
 def test_several_threads_may_fork_at_once() -> None:
-    buffers = of_both_classes()
+    buffers = of_all_classes()
 
     def fork_often() -> None:
         for _ in forks_to_make():
@@ -489,7 +490,7 @@ def test_a_child_may_install_while_its_parent_is_installing() -> None:
 )
 @in_own_process_group
 def test_a_server_may_fork_from_c_without_a_hook_of_python_before() -> None:
-    buffers = of_both_classes()
+    buffers = of_all_classes()
     after_fork_in_child = ctypes.pythonapi.PyOS_AfterFork_Child
     after_fork_in_child.restype = None
     calls = ctypes.PyDLL(None).fork, after_fork_in_child
@@ -510,7 +511,7 @@ def test_a_server_may_fork_from_c_without_a_hook_of_python_before() -> None:
 def test_a_thread_that_let_the_interpreter_go_may_fork() -> None:
     # The locks' holders are other threads, which have the interpreter. The child lacks them, so it
     # can't run Python. Others call exec(); here it is killed.
-    buffers = of_both_classes()
+    buffers = of_all_classes()
     fork_detached = ctypes.CDLL(None).fork
     with written_and_flushed_meanwhile(*buffers):
         for _ in forks_to_make():
@@ -521,7 +522,7 @@ def test_a_thread_that_let_the_interpreter_go_may_fork() -> None:
 
 @in_own_process_group
 def test_subprocesses_may_be_started_under_load() -> None:
-    buffers = of_both_classes()
+    buffers = of_all_classes()
     with written_and_flushed_meanwhile(*buffers):
         for preexec in (None, lambda: assert_empty_and_working(*buffers)):
             for _ in forks_to_make(20, 1):

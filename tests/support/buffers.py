@@ -1,9 +1,10 @@
-"""Both buffers in one shape, for what is tested of both."""
+"""All buffers in one shape, for what is tested of all."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
+from arroyo_metrics_buffer import BufferedMetricsBackend, MetricsBuffer
 from arroyo_metrics_buffer._core import DeliveryBuffer
 
 STATUS = {"count": "success", "errors": "error"}
@@ -44,3 +45,43 @@ class DeliveryAdapter:
     def timing(self, *, name: str, value: float, tags: dict[str, str]) -> None:
         assert name == "arroyo.producer.callback_latency"
         self.metrics.timing("time", value)
+
+
+TAGS = {"step": "map", "pipeline": "billing"}
+
+
+class BackendAdapter:
+    """A buffer of sentry-streams that looks like a metrics buffer."""
+
+    def __init__(self, metrics: Any, *, flush_interval: float) -> None:
+        self.metrics = metrics
+        self._buffer = BufferedMetricsBackend(self, flush_interval)
+        self._buffer.flush()  # the first call does
+
+    def incr_counter(self, metric: str, delta: int) -> None:
+        self._buffer.increment(metric, delta, TAGS)
+
+    def incr_timing(self, metric: str, duration: float) -> None:
+        self._buffer.timing(metric, duration, TAGS)
+
+    def flush(self) -> None:
+        self._buffer.flush()
+
+    def snapshot(self) -> tuple[dict[str, float], dict[str, int]]:
+        timers, counters, gauges = self._buffer.snapshot()
+        assert gauges == []
+        return (
+            {name: value for name, value, _ in timers},
+            {name: int(value) for name, value, _ in counters},
+        )
+
+    def increment(self, name: str, value: int, *, tags: dict[str, str]) -> None:
+        assert tags is TAGS
+        self.metrics.increment(name, value)
+
+    def timing(self, name: str, value: float, *, tags: dict[str, str]) -> None:
+        assert tags is TAGS
+        self.metrics.timing(name, value)
+
+
+AnyBuffer: TypeAlias = MetricsBuffer | DeliveryAdapter | BackendAdapter

@@ -9,9 +9,8 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from arroyo_metrics_buffer import MetricsBuffer
 from support.backends import Recorder
-from support.buffers import DeliveryAdapter
+from support.buffers import AnyBuffer
 from support.threads import run_together
 from support.times import UNIT
 
@@ -49,13 +48,13 @@ def wait_for_child(
     assert os.waitstatus_to_exitcode(ended[1]) == 0, "a child failed, see its stderr"
 
 
-def assert_empty_and_working(*buffers: MetricsBuffer | DeliveryAdapter) -> None:
+def assert_empty_and_working(*buffers: AnyBuffer) -> None:
     """The buffers are empty and work, for several threads too."""
     for buffer in buffers:
         assert buffer.snapshot() == ({}, {})
         buffer.metrics = backend = Recorder()
 
-        def work(buffer: MetricsBuffer | DeliveryAdapter = buffer) -> None:
+        def work(buffer: AnyBuffer = buffer) -> None:
             for _ in range(10):
                 buffer.incr_counter("count", 1)
                 buffer.incr_timing("time", UNIT)
