@@ -14,6 +14,7 @@ use arroyo_metrics_buffer_core::memory::OutOfMemory;
 use arroyo_metrics_buffer_core::pending::{Contents, Pending};
 use arroyo_metrics_buffer_core::shared::Shared;
 use arroyo_metrics_buffer_core::sums::NotAdded;
+use arroyo_metrics_buffer_core::tagged_totals::{Last, Number, TaggedTotals};
 use arroyo_metrics_buffer_core::totals;
 
 type Totals = totals::Totals<&'static str>;
@@ -168,6 +169,42 @@ fn a_new_name_is_added_or_nothing_is() {
         assert!(most > 0, "a name has a text, which is copied");
     }
 }
+
+#[test]
+fn a_total_with_tags_is_added_or_nothing_is_and_no_name_is_dropped() {
+    for known in 0..NAMES.len() {
+        let key = NAMES[known].as_bytes();
+        let most = with_every_allocation_failing(
+            || {
+                let mut totals = TaggedTotals::default();
+                for name in &NAMES[..known] {
+                    totals.gauges.add_renamed(name.as_bytes(), &mut Some(*name), GAUGE).unwrap();
+                }
+                (totals, Some("new"))
+            },
+            |(totals, name)| totals.gauges.add_renamed(key, name, GAUGE),
+            |(totals, name), added, failed| {
+                assert!(added == Ok(()) || failed && added == Err(NotAdded::OutOfMemory));
+                assert_eq!(totals.gauges.len(), known + usize::from(added.is_ok()));
+                assert_eq!(name.is_none(), added.is_ok(), "the caller drops it");
+            },
+        );
+        assert!(most > 0, "a key has a text, which is copied");
+        with_every_allocation_failing(
+            TaggedTotals::default,
+            |newer| {
+                newer.gauges.add_renamed(key, &mut Some("new"), GAUGE)?;
+                let mut totals = TaggedTotals::default();
+                totals.reserve_for(newer)?;
+                totals.merge(newer);
+                Ok::<_, NotAdded>((totals.entries(), totals.copy(|name| *name)?.entries()))
+            },
+            |_, merged, failed| assert!(merged == Ok((1, 1)) || failed && merged.is_err()),
+        );
+    }
+}
+
+const GAUGE: Last = Last(Number::Int(1));
 
 #[test]
 fn a_name_that_is_known_needs_no_memory() {

@@ -6,6 +6,7 @@ CPython's own tests do so by the same hook. What the core allocates is in ``core
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import logging
@@ -13,13 +14,14 @@ import math
 import sys
 import sysconfig
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
 from arroyo.backends.kafka.consumer import ConfluentProducer
 
 import arroyo_metrics_buffer
-from arroyo_metrics_buffer import MetricsBuffer, _core
+from arroyo_metrics_buffer import BufferedMetricsBackend, MetricsBuffer, _core
 from arroyo_metrics_buffer._core import DeliveryBuffer
 from support.new_interpreter import in_new_interpreter, note_attempt
 from support.programs import python
@@ -281,6 +283,81 @@ def test_a_delivery_without_memory_is_counted_with_its_latency_or_not_at_all(nam
 
     failures = with_every_allocation_failing(prepare, DELIVERIES[name], check)
     assert failures > 0 or name not in ALLOCATES
+
+
+def unknown_tags() -> dict[str, str]:
+    """Those of a metric that is not pending, whose text has to be made into UTF-8."""
+    return {f"{LETTER}ey": f"{LETTER}alue|", "b": "\udc80"}
+
+
+LETTER = "\xe4"
+KNOWN_TAGS = {"step": "map", "pipeline": "billing"}
+STREAMS: dict[str, Callable[[BufferedMetricsBackend], object]] = {
+    "increment": lambda buffer: buffer.increment("known", 3, KNOWN_TAGS),
+    "increment by default": lambda buffer: buffer.increment("known", tags=KNOWN_TAGS),
+    "increment of new tags": lambda buffer: buffer.increment("known", 3, unknown_tags()),
+    "increment of a new name": lambda buffer: buffer.increment("new", 0.5),
+    "timing": lambda buffer: buffer.timing("known", 3, MappingProxyType(KNOWN_TAGS)),
+    "gauge": lambda buffer: buffer.gauge("known", 3.5, KNOWN_TAGS),
+    "no number": lambda buffer: buffer.increment("known", TEXT, KNOWN_TAGS),
+    "no tags": lambda buffer: buffer.increment("known", 1, {"a": INDEX}),
+    "too much": lambda buffer: buffer.increment("known", 2**63 - 1, KNOWN_TAGS),
+    "flush": lambda buffer: buffer.flush(),
+    "snapshot": lambda buffer: buffer.snapshot(),
+    "repr": repr,
+    "another one": lambda _: BufferedMetricsBackend(None, 1.0),
+    "another one without a callable": lambda _: BufferedMetricsBackend(None, 1.0, clock=TEXT),
+}
+
+
+class StreamsAccount:
+    """As ``Account``, for what a buffer of sentry-streams reports."""
+
+    def __init__(self) -> None:
+        self.sent = 0.0
+
+    def increment(self, _name: str, value: float, *, tags: object) -> None:
+        self.sent += value
+
+    def timing(self, _name: str, value: float, *, tags: object) -> None:
+        self.sent += value
+
+    def gauge(self, _name: str, value: float, *, tags: object) -> None:
+        self.gauge_sent = value
+
+
+@needs_hook
+@pytest.mark.parametrize("name", STREAMS)
+@in_new_interpreter
+def test_a_call_of_sentry_streams_without_memory_is_counted_whole_or_not_at_all(name: str) -> None:
+    logging.disable()
+    backend = StreamsAccount()
+
+    def prepare() -> BufferedMetricsBackend:
+        buffer = BufferedMetricsBackend(backend, math.inf, clock=zero)
+        for tags in (KNOWN_TAGS, None, {"a": "b"}):
+            buffer.increment("known", 1_000, tags)
+            buffer.timing("known", 0.5, tags)
+            buffer.gauge("known", 7, tags)
+        backend.sent = 0.0
+        return buffer
+
+    def total(buffer: BufferedMetricsBackend) -> float:
+        timers, counters, gauges = buffer.snapshot()
+        assert [value for _, value, _ in gauges[1:]] == [7, 7] * bool(gauges)
+        return backend.sent + sum(value for _, value, _ in (*timers, *counters))
+
+    undisturbed = prepare()
+    before = total(undisturbed)
+    with contextlib.suppress(TypeError, OverflowError):
+        STREAMS[name](undisturbed)
+    after = total(undisturbed)
+
+    def check(buffer: BufferedMetricsBackend, raised: BaseException | None) -> None:
+        assert raised is None or isinstance(raised, MemoryError | TypeError | OverflowError)
+        assert total(buffer) == (after if raised is None else before)
+
+    with_every_allocation_failing(prepare, STREAMS[name], check)
 
 
 COUNTERS = "_MetricsBuffer__counters"

@@ -237,12 +237,12 @@ def test_a_tag_that_raises_adds_nothing_and_its_error_is_raised() -> None:
 def test_tags_may_be_changed_by_a_key_that_is_asked_for_its_text() -> None:
     class Key:
         def __str__(self) -> str:
-            tags.clear()
+            changing.clear()
             return "key"
 
     buffer = made(StreamsBackend())
-    tags: Any = {Key(): "a", "b": "c"}
-    buffer.increment("x", 1, tags)
+    changing: Any = {Key(): "a", "b": "c"}
+    buffer.increment("x", 1, changing)
     assert buffer.snapshot()[1] == [("x", 1, {})]
 
 
