@@ -1,4 +1,4 @@
-"""C2, C12 and C13 on the releases of arroyo that changed its buffers.
+"""C2, C12 and C13 on the releases of arroyo and sentry-streams that changed their buffers.
 
 Each is driven in a process of its own. ``make releases`` installs them; ``make matrix`` does the
 same with every release there is.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 
 from support.arroyo_releases import drive_release
-from support.targets import BUFFER, PRODUCER
+from support.streams import streams_folder
+from support.targets import BUFFER, PRODUCER, STREAMS
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,14 @@ def test_a_release_that_is_older_than_the_buffers_is_left_alone() -> None:
 )
 def test_a_producer_that_buffers_nothing_is_left_alone(version: str, reason: str) -> None:
     assert drive_release(version)[PRODUCER] == {"state": "missing", "reason": reason}
+
+
+@pytest.mark.parametrize("version", ["0.0.42", "0.0.69"])
+def test_a_replaced_buffer_of_sentry_streams_makes_the_calls_that_its_own_makes(
+    version: str,
+) -> None:
+    outcome = drive_release("2.48.0", streams_folder(version))[STREAMS]
+    assert outcome["state"] == "patched"
+    assert outcome["reason"] == "sentry_streams uses arroyo_metrics_buffer.BufferedMetricsBackend"
+    assert outcome["patched"] == outcome["upstream"]
+    assert len(outcome["patched"][0]) > 100

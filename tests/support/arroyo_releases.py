@@ -29,10 +29,13 @@ def release_folder(version: str) -> Path:
     return release
 
 
-def drive_release(version: str) -> dict[str, Any]:
-    """What the targets do under a release: see ``drive_release.py``."""
+def drive_release(version: str, streams: Path | None = None) -> dict[str, Any]:
+    """What the targets do under a release: see ``drive_release.py``.
+
+    ``streams`` is the folder of a release of sentry-streams.
+    """
     release = release_folder(version)
-    path = [str(release), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(release), *filter(None, [streams and str(streams), os.environ.get("PYTHONPATH")])]
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", PROGRAM],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},

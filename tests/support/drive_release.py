@@ -1,16 +1,19 @@
 """What a release of arroyo does with its own classes, and with this package's in their place.
 
 Prints, as JSON, where the release is, the state of each target under it, and the calls that the
-metrics backend gets from it, patched and unpatched, for the same calls of the buffers.
+metrics backend gets from it, patched and unpatched, for the same calls of the buffers. A release of
+sentry-streams, if there is one on the path, is driven too.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import EnumMeta
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -123,9 +126,29 @@ def purge(producer: Any) -> None:
         producer.poll(0)
 
 
+def drive_streams(backend: Backend, clock: Clock) -> list[Calls]:
+    """The calls of a buffer of sentry-streams."""
+    chosen = random.Random(1)  # noqa: S311
+    streams = importlib.import_module(STREAMS)
+    buffer = streams.BufferedMetricsBackend(backend, throttle_interval_sec=1.0)
+    backend.calls.clear()
+    names = [metric.value for metric in streams.Metric]
+    tags = [None, {}, {"step": "a|b"}, {"step": "a_b"}, {"step": "map", "pipeline": "billing"}]
+    for _ in range(200):
+        clock.now += chosen.choice([0.0, 0.0, 0.25, 0.75, 1.5])
+        add = getattr(buffer, chosen.choice(["increment", "gauge", "timing"]))
+        add(chosen.choice(names), chosen.choice([1, 2, 0.5]), tags=chosen.choice(tags))
+        if chosen.random() < 0.05:
+            buffer.flush()
+    buffer.flush()
+    return [[*backend.calls]]
+
+
+STREAMS = "sentry_streams.metrics.metrics"
 TARGETS: dict[str, Callable[[Backend, Clock], list[Calls]]] = {
     "arroyo.processing.processor.MetricsBuffer": drive_metrics_buffer,
     "arroyo.backends.kafka.consumer.ConfluentProducer": drive_producer,
+    f"{STREAMS}.BufferedMetricsBackend": drive_streams,
 }
 
 
@@ -133,6 +156,8 @@ def main() -> None:
     backend: Any = Backend()
     configure_metrics(backend)
     outcomes: dict[str, Any] = {"arroyo": arroyo.__file__}
+    with suppress(ModuleNotFoundError):
+        importlib.import_module(STREAMS)
     for target in arroyo_metrics_buffer.status().targets:
         calls = {}
         if target.state == "patched":

@@ -1,4 +1,4 @@
-"""The two classes of arroyo that the package patches, and what status() says of them."""
+"""The classes that the package patches, and what status() says of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from arroyo_metrics_buffer import TargetStatus
 
 BUFFER = "arroyo.processing.processor.MetricsBuffer"
 PRODUCER = "arroyo.backends.kafka.consumer.ConfluentProducer"
+STREAMS = "sentry_streams.metrics.metrics.BufferedMetricsBackend"
 
 
 def status_of(name: str) -> TargetStatus:
