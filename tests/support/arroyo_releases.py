@@ -35,7 +35,8 @@ def drive_release(version: str, streams: Path | None = None) -> dict[str, Any]:
     ``streams`` is the folder of a release of sentry-streams.
     """
     release = release_folder(version)
-    path = [str(release), *filter(None, [streams and str(streams), os.environ.get("PYTHONPATH")])]
+    folders = [release, streams] if streams else [release]
+    path = [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", PROGRAM],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
