@@ -12,9 +12,14 @@ import pytest
 
 import arroyo_metrics_buffer
 from arroyo_metrics_buffer._commands import doctor as module
-from arroyo_metrics_buffer._commands.doctor import self_check
+from arroyo_metrics_buffer._commands.self_check import check_metrics_buffer, check_streams
 from support.arroyo_releases import release_folder
 from support.programs import run_to_end
+from support.streams import NEWEST, with_streams
+from support.targets import STREAMS
+
+WELL = "All is well: every metrics buffer of this environment is protected."
+NOT_WELL = "NOT every metrics buffer of this environment is protected. What to do:"
 
 
 def doctor(
@@ -30,13 +35,40 @@ def test_where_all_is_well_it_says_so_and_exits_with_0() -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stderr == ""
     lines = ran.stdout.splitlines()
-    assert lines[0].startswith(f"arroyo-metrics-buffer {arroyo_metrics_buffer.__version__}, ")
+    assert lines[:2] == [WELL, ""]
+    assert lines[2].startswith(f"arroyo-metrics-buffer {arroyo_metrics_buffer.__version__}, ")
     assert lines.count("  protected: yes") == 2
-    assert lines.count("  changed by others since: nothing") == 2
-    (check,) = [line for line in lines if line.startswith("self-check: 4 threads")]
+    assert lines.count("  changed by others since then: nothing") == 2
+    (check,) = [line for line in lines if line.startswith("  self-check: 4 threads")]
     assert check.endswith("exact")
     assert "NOT" not in ran.stdout
-    assert lines[-1] == "Every buffer of this arroyo is protected."
+    assert "streams" not in ran.stdout
+
+
+def test_where_sentry_streams_is_installed_its_buffer_is_a_third() -> None:
+    ran = doctor(**with_streams(NEWEST))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    lines = ran.stdout.splitlines()
+    assert lines[0] == WELL
+    third = lines[lines.index(STREAMS) :]
+    assert third[1].startswith("  patched: ")
+    assert third[5].startswith("  self-check: 4 threads")
+    assert third[5].endswith("exact")
+    facts = json.loads(doctor("--json", **with_streams(NEWEST)).stdout)
+    assert [target["name"] for target in facts["targets"]][2:] == [STREAMS]
+    check = facts["streams_self_check"]
+    assert check["made"] == check["delivered"] > 0
+    assert facts["stats"]["streams"]["flushes"] == check["flushes"] > 0
+
+
+def test_a_release_of_sentry_streams_that_is_not_replaced_is_told() -> None:
+    ran = doctor(**with_streams("0.0.41"))
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert ran.stdout.splitlines()[:3] == [
+        NOT_WELL,
+        f"  1. {STREAMS}: only that of 0.0.42 and newer can be replaced: update it",
+        "     -> pip install --upgrade sentry-streams",
+    ]
 
 
 def test_json_has_the_same_facts() -> None:
@@ -53,10 +85,12 @@ def test_json_has_the_same_facts() -> None:
     assert facts["stats"]["producer"]["flushes"] == 0
 
 
-@pytest.mark.parametrize(("setting", "verb"), [("raise", "raised"), ("log", "logged")])
+@pytest.mark.parametrize(
+    ("setting", "verb"), [("raise", "raised by the call that flushed"), ("log", "logged")]
+)
 def test_what_becomes_of_backend_errors_is_told(setting: str, verb: str) -> None:
     environment = {"ARROYO_METRICS_BUFFER_ON_BACKEND_ERROR": setting}
-    assert f"\nErrors of the metrics backend are {verb}.\n" in doctor(**environment).stdout
+    assert f"\nAn error of the metrics backend is {verb}.\n" in doctor(**environment).stdout
     facts = json.loads(doctor("--json", **environment).stdout)
     assert facts["on_backend_error"] == setting
 
@@ -67,7 +101,7 @@ def test_a_callable_that_gets_backend_errors_is_told_by_its_name() -> None:
     install += "arroyo_metrics_buffer.install(on_backend_error=%s)"
     first = install % "json.dumps"
     where = f"json.dumps ({json.__file__}:{json.dumps.__code__.co_firstlineno})"
-    told = f"\nErrors of the metrics backend are logged, and given to {where}.\n"
+    told = f"\nAn error of the metrics backend is logged, and given to {where}.\n"
     assert told in doctor(first=first).stdout
     assert json.loads(doctor("--json", first=first).stdout)["on_backend_error"] == where
     facts = json.loads(doctor("--json", first=install % "Reporter().report").stdout)
@@ -78,15 +112,19 @@ def test_where_the_package_is_disabled_it_exits_with_1() -> None:
     ran = doctor(ARROYO_METRICS_BUFFER_DISABLE="1")
     assert ran.returncode == 1
     assert ran.stdout.count("disabled: ARROYO_METRICS_BUFFER_DISABLE=1 is in the environment") == 2
-    assert "self-check: not run" in ran.stdout
-    assert "NOT every buffer" in ran.stdout.splitlines()[-1]
+    assert "self-check" not in ran.stdout
+    assert ran.stdout.splitlines()[0] == NOT_WELL
+    assert ran.stdout.count("-> take ARROYO_METRICS_BUFFER_DISABLE out of the environment") == 2
 
 
 def test_where_there_is_no_arroyo_it_exits_with_2() -> None:
     ran = doctor(first="import sys; sys.modules['arroyo'] = None")
     assert ran.returncode == 2
     assert ran.stdout.count("missing: arroyo is not installed") == 2
-    assert ran.stdout.splitlines()[-1] == f"There is no arroyo for {sys.executable}."
+    verdict, problem, cure, *_ = ran.stdout.splitlines()
+    assert verdict == NOT_WELL
+    assert problem == f"  1. there is no arroyo for {sys.executable}"
+    assert cure.startswith("     -> run doctor with the Python of your application: ")
     facts = json.loads(doctor("--json", first="import sys; sys.modules['arroyo'] = None").stdout)
     assert facts["protected"] is False
 
@@ -96,11 +134,12 @@ def test_an_arroyo_that_cannot_be_imported_is_told_and_exits_with_1() -> None:
     ran = doctor(first=first)
     assert ran.returncode == 1
     why = "can't be imported: ModuleNotFoundError: "
-    assert f"  waiting: arroyo.processing.processor {why}" in ran.stdout
-    assert ran.stdout.count("  protected: NO") == 2
-    for target in json.loads(doctor("--json", first=first).stdout)["targets"]:
-        assert why in target["reason"]
-        assert target["protected"] is False
+    assert f"MetricsBuffer: arroyo.processing.processor {why}" in ran.stdout
+    assert f'-> see what fails by: {sys.executable} -c "import arroyo.processing.processor"' in (
+        ran.stdout
+    )
+    problems = json.loads(doctor("--json", first=first).stdout)["problems"]
+    assert [why in problem["what"] for problem in problems] == [True, True]
 
 
 UNKNOWN = """
@@ -138,6 +177,10 @@ class Lossy(arroyo_metrics_buffer.MetricsBuffer):
             super().incr_counter(metric, delta)
 processor.MetricsBuffer = Lossy
 """
+RENAMED = """
+from arroyo.processing import processor
+del processor.MetricsBuffer
+"""
 RAISING = """
 import arroyo_metrics_buffer
 from arroyo.processing import processor
@@ -149,22 +192,28 @@ processor.MetricsBuffer = Raising
 
 
 @pytest.mark.parametrize(
-    ("first", "told"),
+    ("first", "told", "cure"),
     [
-        (UNKNOWN, "unknown: it is none that this release knows: "),
-        (EARLY, "buffers of arroyo's own alive: 1"),
-        (REPLACED, "MetricsBuffer.incr_counter is __main__.<lambda>"),
-        (LOSSY, "NOT exact"),
-        (UNBOUND, "unknown: it raises RuntimeError where it is looked at"),
-        (FROZEN, "buffers of arroyo's own alive: gc.freeze() keeps that from view"),
-        (RAISING, "RuntimeError: dictionary changed size during iteration"),
+        (UNKNOWN, "it is none that this release knows: ", "remove the patch that is named there"),
+        (EARLY, "1 buffers of the original class are alive", "import arroyo_metrics_buffer before"),
+        (REPLACED, "its method incr_counter() is __main__.<lambda>", "remove the patch"),
+        (LOSSY, "NOT exact", "remove the subclass or patch"),
+        (UNBOUND, "it raises RuntimeError where it is looked at", "mend what is named there"),
+        (FROZEN, "gc.freeze() was called before", "import arroyo_metrics_buffer before that call"),
+        (RAISING, "RuntimeError: dictionary changed size during iteration", "remove the subclass"),
+        (RENAMED, "arroyo.processing.processor has no MetricsBuffer", "pip install --upgrade"),
     ],
 )
-def test_whatever_may_lose_a_metric_is_told_and_exits_with_1(first: str, told: str) -> None:
+def test_whatever_may_lose_a_metric_is_told_first_with_what_to_do(
+    first: str, told: str, cure: str
+) -> None:
     ran = doctor(first=first)
     assert ran.returncode == 1, ran.stdout + ran.stderr
-    assert told in ran.stdout
-    assert "NOT every buffer" in ran.stdout.splitlines()[-1]
+    verdict, problem, what_to_do, *_ = ran.stdout.splitlines()
+    assert verdict == NOT_WELL
+    assert problem.startswith("  1. ")
+    assert told in problem
+    assert what_to_do.startswith(f"     -> {cure}")
 
 
 @pytest.mark.parametrize("agent_is_first", [True, False])
@@ -187,7 +236,7 @@ def test_older_releases_are_found_protected_too(version: str) -> None:
     ran = doctor(PYTHONPATH=str(release_folder(version)))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "missing: this arroyo uses confluent_kafka's own" in ran.stdout
-    assert ran.stdout.splitlines()[-1] == "Every buffer of this arroyo is protected."
+    assert ran.stdout.splitlines()[0] == WELL
 
 
 @pytest.mark.parametrize("version", ["2.10.3", "2.25.0"])
@@ -206,12 +255,15 @@ def test_a_release_that_is_older_than_the_buffers_has_nothing_to_lose() -> None:
     ran = doctor(PYTHONPATH=str(release_folder("1.0.7")))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "missing: this arroyo is older than 1.1.0 and buffers nothing" in ran.stdout
-    assert "self-check: not run" in ran.stdout
-    assert ran.stdout.splitlines()[-1] == "Every buffer of this arroyo is protected."
+    assert "self-check" not in ran.stdout
+    assert ran.stdout.splitlines()[0] == WELL
 
 
 def test_the_self_check_goes_on_until_there_were_some_flushes() -> None:
-    check = self_check(arroyo_metrics_buffer.MetricsBuffer, seconds=0.0)
-    assert check.flushes >= 10
-    assert check.is_exact()
-    assert check.made == check.delivered > 0
+    for check in (
+        check_metrics_buffer(arroyo_metrics_buffer.MetricsBuffer, seconds=0.0),
+        check_streams(arroyo_metrics_buffer.BufferedMetricsBackend, seconds=0.0),
+    ):
+        assert check.flushes >= 10
+        assert check.is_exact()
+        assert check.made == check.delivered > 0

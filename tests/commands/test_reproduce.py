@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from arroyo_metrics_buffer._commands.progress import Progress
-from arroyo_metrics_buffer._commands.reproduce import NotDriven, Result, reproduce, verdict
+from arroyo_metrics_buffer._commands.reproduce import NotDriven, Result, reproduce, table, verdict
 from arroyo_metrics_buffer._commands.stress import Load
 from support.arroyo_releases import release_folder
 from support.programs import run_to_end, started
+from support.streams import NEWEST, with_streams
 
 REPRODUCE = (sys.executable, "-W", "error", "-m", "arroyo_metrics_buffer", "reproduce")
 TIMEOUT = 120
@@ -50,6 +51,28 @@ def test_the_patched_classes_have_no_error_and_lose_nothing() -> None:
         assert result["operations"] > 0
         assert result["made"] > 0
     assert list(runs["arroyo alone"]) == list(runs["patched"]) == CLASSES
+
+
+def test_where_sentry_streams_is_installed_its_buffer_is_a_third() -> None:
+    ran = run("--json", **with_streams(NEWEST))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    runs = json.loads(ran.stdout)["runs"]
+    for outcomes in runs.values():
+        assert list(outcomes) == [*CLASSES, "BufferedMetricsBackend"]
+    third = runs["patched"]["BufferedMetricsBackend"]
+    assert third["made"] == third["delivered"] > 0
+    assert (third["errors"], third["lost"], third["counted_twice"]) == ({}, 0, 0)
+    assert runs["arroyo alone"]["BufferedMetricsBackend"]["made"] > 0
+
+
+def test_a_third_class_has_a_block_of_its_own_in_the_table() -> None:
+    outcomes = dict.fromkeys([*CLASSES, "BufferedMetricsBackend"], EXACT)
+    lines = table({"arroyo alone": outcomes, "patched": outcomes}).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [line.split() for line in lines if "Buffer" in line] == [
+        ["MetricsBuffer"] * 2 + ["ConfluentProducer"] * 2,
+        ["BufferedMetricsBackend"] * 2,
+    ]
 
 
 def test_what_one_metric_lost_does_not_hide_what_another_counted_twice() -> None:

@@ -1,4 +1,4 @@
-"""Whether arroyo's buffers are protected in this environment, and how anyone can tell."""
+"""Whether the metrics buffers are protected in this environment, and what to do if not."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ import json
 import logging
 import subprocess
 import sys
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from arroyo_metrics_buffer import BufferStats, MetricsBuffer, Status, TargetStatus, stats, status
-from arroyo_metrics_buffer._patching.patch import describe
+from arroyo_metrics_buffer import (
+    BufferedMetricsBackend,
+    BufferStats,
+    MetricsBuffer,
+    Status,
+    TargetStatus,
+    stats,
+    status,
+)
+from arroyo_metrics_buffer._patching.patch import NEWER, REMOVE, UPDATE, describe
+from arroyo_metrics_buffer._patching.variables import DISABLE
+
+from .self_check import SelfCheck, check_metrics_buffer, check_streams
 
 __all__ = ["doctor"]
 
-VERDICTS = {
-    True: "Every buffer of this arroyo is protected.\n",
-    False: "NOT every buffer of this arroyo is protected: what is above says why.\n",
-}
-MIN_FLUSHES = 10  # for a self-check to tell anything
-SELF_CHECK_TIMEOUT = 5.0  # seconds, for that many flushes to happen where the machine is busy
+WELL = "All is well: every metrics buffer of this environment is protected."
+NOT_WELL = "NOT every metrics buffer of this environment is protected. What to do:"
 # Exit status 0 if the package comes with arroyo; else the file is told that keeps it away.
 IS_REACHED = """
 import arroyo, sys
@@ -36,7 +38,62 @@ if "arroyo_metrics_buffer" not in sys.modules:
     print(getattr(sys.modules.get("sitecustomize"), "__file__", "nothing"))
     sys.exit(1)
 """
-NO_ARROYO = f"There is no arroyo for {sys.executable}.\n"
+
+Class = TypeVar("Class")
+
+
+class Problem(NamedTuple):
+    """Why something is not protected, and the one thing to do about it."""
+
+    what: str
+    cure: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What doctor has found.
+
+    Attributes:
+        status: What ``status()`` says.
+        errors: What keeps modules from being imported, by target.
+        self_check: How the class of processors did, if it is this package's.
+        streams_self_check: How that of sentry-streams did, if it is this package's.
+        run: Why ``arroyo-metrics-buffer run`` does not reach this Python, if it is in use.
+        has_arroyo: Whether arroyo is installed.
+    """
+
+    status: Status
+    errors: dict[str, str]
+    self_check: SelfCheck | None
+    streams_self_check: SelfCheck | None
+    run: str | None
+    has_arroyo: bool
+
+    def problems(self) -> Iterator[Problem]:
+        """What is not as it should be."""
+        if not self.has_arroyo:
+            yield Problem(
+                f"there is no arroyo for {sys.executable}",
+                "run doctor with the Python of your application:"
+                " PYTHON -m arroyo_metrics_buffer doctor",
+            )
+            return
+        for target in self.status.targets:
+            if not target.protected or target.name in self.errors:
+                yield problem_of(target, self.errors.get(target.name))
+        for check in (self.self_check, self.streams_self_check):
+            if check is not None and not check.is_exact():
+                yield Problem(
+                    f"the self-check is NOT exact: {check}",
+                    "remove the subclass or patch that is in the way, or else report this with"
+                    " the output of: arroyo-metrics-buffer doctor --json",
+                )
+        if self.run is not None:
+            yield Problem(
+                f"arroyo-metrics-buffer run: {self.run}",
+                "put the command that this file belongs to first, and `arroyo-metrics-buffer run`"
+                " behind it",
+            )
 
 
 def doctor(*, as_json: bool) -> int:
@@ -46,35 +103,35 @@ def doctor(*, as_json: bool) -> int:
         as_json: Print JSON instead of text.
 
     Returns:
-        The exit status: 0 if every buffered class of arroyo is protected, 1 if not, 2 if there is
-        no arroyo.
+        The exit status: 0 if every buffered class is protected, 1 if not, 2 if there is no arroyo.
     """
     # What the package logs when arroyo is imported is printed below.
     logging.getLogger("arroyo_metrics_buffer").addHandler(logging.NullHandler())
+    found = look()
+    problems = list(found.problems())
+    if as_json:
+        sys.stdout.write(json.dumps(facts(found, problems), indent=1) + "\n")
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in text(found, problems))
+    if not found.has_arroyo:
+        return 2
+    return 1 if problems else 0
+
+
+def look() -> Findings:
+    """Find out."""
     has_arroyo = importlib.util.find_spec("arroyo") is not None
     errors = import_targets() if has_arroyo else {}
-    now = status()
-    now = replace(now, targets=tuple(with_error(target, errors) for target in now.targets))
-    check = self_check(patched) if (patched := class_in_place()) else None
-    hidden = what_hides_run() if has_arroyo else None
-    protected = now.protected and (check is None or check.is_exact()) and hidden is None
-    if as_json:
-        facts = {
-            "protected": protected,
-            "targets": [asdict(target) for target in now.targets],
-            "on_backend_error": name_of_setting(now),
-            "environment": asdict(now.environment),
-            "run": hidden,
-            "self_check": asdict(check) if check else None,
-            "stats": asdict(stats()),
-        }
-        sys.stdout.write(json.dumps(facts, indent=1) + "\n")
-    else:
-        sys.stdout.writelines(f"{line}\n" for line in text(now, check, hidden))
-        sys.stdout.write(VERDICTS[protected] if has_arroyo else NO_ARROYO)
-    if not has_arroyo:
-        return 2
-    return 0 if protected else 1
+    buffer = in_place("arroyo.processing.processor", MetricsBuffer)
+    streams = in_place("sentry_streams.metrics.metrics", BufferedMetricsBackend)
+    return Findings(
+        status=status(),
+        errors=errors,
+        self_check=check_metrics_buffer(buffer) if buffer else None,
+        streams_self_check=check_streams(streams) if streams else None,
+        run=what_hides_run() if has_arroyo else None,
+        has_arroyo=has_arroyo,
+    )
 
 
 def import_targets() -> dict[str, str]:
@@ -85,29 +142,21 @@ def import_targets() -> dict[str, str]:
         try:
             importlib.import_module(module)
         except Exception as error:  # noqa: BLE001 - whatever a module raises
-            reason = f"{module} can't be imported: {type(error).__name__}: {error}"
-            errors[target.name] = reason
+            errors[target.name] = f"{type(error).__name__}: {error}"
     return errors
 
 
-def with_error(target: TargetStatus, errors: dict[str, str]) -> TargetStatus:
-    """What can't be imported is no protected class, whatever is waiting for it."""
-    if (reason := errors.get(target.name)) is None:
-        return target
-    return replace(target, reason=reason, protected=False)
-
-
-def class_in_place() -> type[MetricsBuffer] | None:
-    """What a processor would make its buffer from, if that is this package's."""
-    cls: Any = getattr(sys.modules.get("arroyo.processing.processor"), "MetricsBuffer", None)
+def in_place(module: str, ours: type[Class]) -> type[Class] | None:
+    """The class that buffers are made from now, if it is this package's."""
+    cls: Any = getattr(sys.modules.get(module), ours.__name__, None)
     # Not isinstance(), which asks the object too: it may be a proxy that raises.
-    return cls if issubclass(type(cls), type) and issubclass(cls, MetricsBuffer) else None
+    return cls if issubclass(type(cls), type) and issubclass(cls, ours) else None
 
 
 def what_hides_run() -> str | None:
     """Why ``arroyo-metrics-buffer run`` does not reach this Python's programs, if it is in use.
 
-    This one has imported the package by itself, and proves nothing: another is asked.
+    This Python has imported the package by itself, and proves nothing: another is asked.
     """
     if str(Path(__file__).absolute().with_name("startup")) not in sys.path:
         return None
@@ -118,13 +167,68 @@ def what_hides_run() -> str | None:
         return None
     return (
         f"it does not reach this Python, as {asked.stdout.strip()} is found first and runs no other"
-        " sitecustomize; put the command that this belongs to first, and `arroyo-metrics-buffer"
-        " run` behind it"
+        " sitecustomize"
     )
 
 
-def text(now: Status, check: SelfCheck | None, hidden: str | None) -> Iterator[str]:
+def problem_of(target: TargetStatus, error: str | None) -> Problem:
+    """Why a target is not protected, and what to do: the first line that applies."""
+    module, _, cls = target.name.rpartition(".")
+    reason, alive = target.reason, target.unpatched
+    before = "import arroyo_metrics_buffer before"
+    lines = [
+        (
+            error is not None,
+            f"{module} can't be imported: {error}",
+            f'see what fails by: {sys.executable} -c "import {module}"',
+        ),
+        (
+            target.state == "disabled",
+            reason,
+            f"take {DISABLE} out of the environment, or call install()",
+        ),
+        (REMOVE in reason, reason, "remove the patch that is named there"),
+        (NEWER in reason, reason, "pip install --upgrade arroyo-metrics-buffer"),
+        (reason.endswith(UPDATE), reason, "pip install --upgrade sentry-streams"),
+        (alive is None, "gc.freeze() was called before the import", f"{before} that call"),
+        (
+            bool(alive),
+            f"{alive} buffers of the original class are alive",
+            f"{before} a {cls} is made",
+        ),
+        (True, ", ".join(target.changes) or reason, "mend what is named there, and run it again"),
+    ]
+    what, cure = next((what, cure) for applies, what, cure in lines if applies)
+    return Problem(f"{target.name}: {what}", cure)
+
+
+def facts(found: Findings, problems: list[Problem]) -> dict[str, Any]:
+    """What a machine reads."""
+    now = found.status
+    checks = found.self_check, found.streams_self_check
+    self_check, streams_self_check = (check and asdict(check) for check in checks)
+    return {
+        "protected": not problems,
+        "problems": [problem._asdict() for problem in problems],
+        "targets": [asdict(target) for target in now.targets],
+        "on_backend_error": name_of_setting(now),
+        "flush_at_exit": now.flush_at_exit,
+        "environment": asdict(now.environment),
+        "run": found.run,
+        "self_check": self_check,
+        "streams_self_check": streams_self_check,
+        "stats": asdict(stats()),
+    }
+
+
+def text(found: Findings, problems: list[Problem]) -> Iterator[str]:
     """The lines that a person reads."""
+    yield NOT_WELL if problems else WELL
+    for number, problem in enumerate(problems, 1):
+        yield f"  {number}. {problem.what}"
+        yield f"     -> {problem.cure}"
+    yield ""
+    now = found.status
     environment = now.environment
     yield (
         f"arroyo-metrics-buffer {environment.arroyo_metrics_buffer},"
@@ -133,21 +237,15 @@ def text(now: Status, check: SelfCheck | None, hidden: str | None) -> Iterator[s
     )
     gil = "with the GIL" if environment.gil else "without the GIL"
     yield f"{environment.python} {gil}, {environment.platform}"
-    yield f"Errors of the metrics backend are {text_of_setting(name_of_setting(now))}."
+    yield f"An error of the metrics backend is {text_of_setting(name_of_setting(now))}."
     sent = "sent" if now.flush_at_exit else "lost"
-    yield f"What is pending when the process ends is {sent}."
-    for target in now.targets:
-        yield ""
-        yield from text_of_target(target)
-    yield ""
-    if hidden is not None:
-        yield f"arroyo-metrics-buffer run: {hidden}"
-        yield ""
-    yield f"self-check: {check or 'not run, since there is nothing of this package to try'}"
+    yield f"When the process ends, what is pending is {sent}."
     done = stats()
-    yield f"stats of consumers: {text_of_stats(done.consumer)}"
-    yield f"stats of producers: {text_of_stats(done.producer)}"
-    yield ""
+    all_stats = (done.consumer, done.producer, done.streams)
+    checks = (found.self_check, None, found.streams_self_check)
+    for target, check, of_class in zip(now.targets, checks, all_stats, strict=False):
+        yield ""
+        yield from text_of_target(target, check, of_class)
 
 
 def name_of_setting(now: Status) -> str:
@@ -157,145 +255,31 @@ def name_of_setting(now: Status) -> str:
 
 
 def text_of_setting(name: str) -> str:
-    return {"raise": "raised", "log": "logged"}.get(name, f"logged, and given to {name}")
+    words = {"raise": "raised by the call that flushed", "log": "logged"}
+    return words.get(name, f"logged, and given to {name}")
 
 
-def text_of_target(target: TargetStatus) -> Iterator[str]:
+def text_of_target(
+    target: TargetStatus, check: SelfCheck | None, done: BufferStats
+) -> Iterator[str]:
+    alive = "gc.freeze() keeps that from view" if target.unpatched is None else target.unpatched
     yield target.name
     yield f"  {target.state}: {target.reason}"
-    yield f"  changed by others since: {', '.join(target.changes) or 'nothing'}"
-    alive = "gc.freeze() keeps that from view" if target.unpatched is None else target.unpatched
-    yield f"  buffers of arroyo's own alive: {alive}"
+    yield f"  changed by others since then: {', '.join(target.changes) or 'nothing'}"
+    yield f"  buffers of the original class that are alive: {alive}"
     yield f"  protected: {'yes' if target.protected else 'NO'}"
+    if check is not None:
+        yield f"  self-check: {check}"
+    yield f"  in this process: {text_of_stats(done)}"
 
 
 def text_of_stats(done: BufferStats) -> str:
     last = ""
     if done.last_backend_error is not None:
-        last = f", {done.seconds_since_last_backend_error:.0f} s ago {done.last_backend_error}"
+        last = f"; the last {done.seconds_since_last_backend_error:.0f} s ago,"
+        last += f" {done.last_backend_error}"
     return (
         f"{done.flushes:,} flushes, {done.entries_sent:,} entries sent,"
-        f" {done.entries_put_back:,} put back,"
-        f" {done.samples_dropped:,} samples dropped, {done.backend_errors:,} backend errors"
-        f" in {done.outages:,} outages{last}"
+        f" {done.entries_put_back:,} put back, {done.samples_dropped:,} samples dropped,"
+        f" {done.backend_errors:,} backend errors in {done.outages:,} outages{last}"
     )
-
-
-class SelfCheckMetric(StrEnum):
-    """Names that arroyo uses. Members of an enum, as its older releases want them."""
-
-    RUN_COUNT = "arroyo.consumer.run.count"
-    POLL_TIME = "arroyo.consumer.poll.time"
-    PROCESSING_TIME = "arroyo.consumer.processing.time"
-
-
-@dataclass(frozen=True)
-class SelfCheck:
-    """What became of increments that threads made while others flushed.
-
-    Attributes:
-        seconds: How long it took.
-        threads: How many took part.
-        flushes: How many there were.
-        made: Increments, each of 1.
-        delivered: Their sum as the backend got it.
-        errors: What was raised, in words.
-    """
-
-    seconds: float
-    threads: int
-    flushes: int
-    made: int
-    delivered: float
-    errors: tuple[str, ...]
-
-    def is_exact(self) -> bool:
-        """Whether there was no error, nothing lost and nothing counted twice."""
-        return not self.errors and self.made == self.delivered
-
-    def __str__(self) -> str:
-        outcome = "exact" if self.is_exact() else "NOT exact"
-        return ", ".join(
-            [
-                f"{self.threads} threads",
-                f"{self.made:,} increments made and {self.delivered:,.0f} delivered",
-                f"{self.flushes:,} flushes in {self.seconds:.1f} s",
-                *self.errors,
-                outcome,
-            ]
-        )
-
-
-def self_check(cls: type[MetricsBuffer], seconds: float = 0.5) -> SelfCheck:
-    """Have two threads write to a buffer and two flush it, until some flushes met some writes."""
-    delivered: Counter[str] = Counter()
-    made: list[int] = []
-    errors: list[str] = []
-    lock = threading.Lock()
-    together = threading.Barrier(4, timeout=SELF_CHECK_TIMEOUT)
-    before, start = stats().consumer.flushes, time.monotonic()
-
-    def goes_on() -> bool:
-        passed, flushes = time.monotonic() - start, stats().consumer.flushes - before
-        return passed < seconds or (
-            flushes < MIN_FLUSHES and passed < SELF_CHECK_TIMEOUT and not errors
-        )
-
-    class Backend:
-        def increment(self, name: str, value: float) -> None:
-            with lock:
-                delivered[name] += value  # type: ignore[assignment]
-
-        timing = increment
-
-    def write() -> int:
-        buffer.incr_counter(SelfCheckMetric.RUN_COUNT, 1)
-        buffer.incr_timing(SelfCheckMetric.POLL_TIME, 1.0)
-        buffer.incr_timing(SelfCheckMetric.PROCESSING_TIME, 1.0)
-        return 3
-
-    def flush() -> int:
-        buffer.flush()
-        return 0
-
-    def repeat(job: Callable[[], int]) -> None:
-        count = 0
-        try:
-            together.wait()
-            while goes_on():
-                count += job()
-        except Exception as error:  # noqa: BLE001 - to be told
-            errors.append(f"{type(error).__name__}: {error}")
-        made.append(count)
-
-    # As older releases' constructors want other arguments, not through cls itself.
-    buffer = MetricsBuffer.__new__(cls)
-    MetricsBuffer.__init__(buffer, Backend())
-    jobs = [write, write, flush, flush]
-    threads = [threading.Thread(target=repeat, args=(job,)) for job in jobs]
-    with frequent_thread_switches():
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    with suppress(Exception):  # then something is missing
-        buffer.flush()
-    return SelfCheck(
-        seconds=time.monotonic() - start,
-        threads=len(threads),
-        flushes=stats().consumer.flushes - before,
-        made=sum(made),
-        delivered=delivered.total(),
-        errors=tuple(errors),
-    )
-
-
-@contextmanager
-def frequent_thread_switches() -> Generator[None]:
-    """Let the interpreter switch threads as often as it can."""
-    switch_interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(switch_interval)

@@ -1,4 +1,4 @@
-"""The defect and its absence, side by side: arroyo's buffers and this package's under threads.
+"""The defect and its absence, side by side: the known buffers and this package's under threads.
 
 Each runs in an interpreter of its own, where ``stress.py`` drives them.
 """
@@ -25,6 +25,7 @@ __all__ = ["reproduce"]
 
 RUNS = (stress.ALONE, stress.PATCHED)
 WIDTH = 100  # characters
+COLUMNS = 4  # beside each other in it
 
 
 class Result(NamedTuple):
@@ -49,7 +50,7 @@ class Result(NamedTuple):
 
 
 class NotDriven(NamedTuple):
-    """A class of this release of arroyo that is not there or is called in another way."""
+    """A class that is not there in this release, or is called in another way."""
 
     not_driven: str
     """The reason."""
@@ -67,7 +68,7 @@ def reproduce(*, seconds: float, threads: int, as_json: bool) -> int:
     """Run both and print the table.
 
     Args:
-        seconds: For each of the four runs.
+        seconds: For each class in each of the two runs.
         threads: How many threads write to a buffer, and how many flush it.
         as_json: Print JSON instead.
 
@@ -147,7 +148,7 @@ def document(runs: Mapping[str, Outcomes]) -> str:
 
 def table(runs: Mapping[str, Outcomes]) -> str:
     """For people: a column for each class, alone and patched, and what there is to say of it."""
-    columns: list[list[str]] = [["", "", *ROWS]]
+    columns: list[list[str]] = []
     remarks: dict[str, None] = {}  # without repetitions
     for name in runs[RUNS[0]]:
         for run in RUNS:
@@ -161,12 +162,19 @@ def table(runs: Mapping[str, Outcomes]) -> str:
     environment = status().environment
     gil = "with" if environment.gil else "without"
     lines = [f"sentry-arroyo {environment.arroyo}, {environment.python} {gil} the GIL", ""]
-    if len(columns) > 1:
-        rows = zip(*columns, strict=True)
-        lines += [f"{label:14}" + "".join(f"{c:>20}" for c in cells) for label, *cells in rows]
-        lines.append("")
+    for first in range(0, len(columns), COLUMNS):
+        lines += [*block(columns[first : first + COLUMNS]), ""]
     lines += (textwrap.fill(remark, WIDTH, subsequent_indent=" " * 8) for remark in remarks)
     return "".join(f"{line}\n" for line in lines)
+
+
+def block(columns: list[list[str]]) -> list[str]:
+    """Columns beside each other, with the labels of their rows."""
+    widths = [max(20, len(name) + 2) for name, *_ in columns]
+    return [
+        f"{label:14}" + "".join(f"{c:>{width}}" for c, width in zip(cells, widths, strict=True))
+        for label, *cells in zip(["", "", *ROWS], *columns, strict=True)
+    ]
 
 
 ROWS: dict[str, Callable[[Result], str]] = {

@@ -1,4 +1,4 @@
-"""Drives arroyo's two buffers from several threads: what ``reproduce`` starts, twice.
+"""Drives metrics buffers from several threads: what ``reproduce`` starts, twice.
 
 It writes lines of JSON: one a second while it runs, and the results at the end.
 """
@@ -6,23 +6,27 @@ It writes lines of JSON: one a second while it runs, and the results at the end.
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import cycle
 from typing import Any
 
 from arroyo.backends.kafka import consumer
 from arroyo.processing import processor
+from arroyo.utils.metrics import get_metrics
 
-from arroyo_metrics_buffer import install, uninstall
+from arroyo_metrics_buffer import install, status, uninstall
 from arroyo_metrics_buffer._patching import shapes
 from arroyo_metrics_buffer._patching.variables import DISABLE
 
 from .accounts import (
+    FLUSH_INTERVAL,
     Errors,
     Tally,
     balance,
@@ -33,6 +37,7 @@ from .accounts import (
 from .cluster import SILENT, kafka
 
 ALONE, PATCHED = "arroyo alone", "patched"  # the two runs
+STREAMS = "sentry_streams.metrics.metrics"  # where it is installed
 NAMES = [f"reproduce.counter.{number}" for number in range(50)]
 IN_FLIGHT = 10_000  # messages; librdkafka refuses more than 100,000
 DELIVERY_TIMEOUT = 10.0  # seconds, for what is in flight at the end
@@ -55,15 +60,17 @@ def main(run: str, seconds: float, threads: int) -> None:
     drives: dict[str, Callable[[Load], None]] = {
         "MetricsBuffer": drive_buffer,
         "ConfluentProducer": drive_producer,
+        "BufferedMetricsBackend": drive_streams,
     }
     results: dict[str, dict[str, Any]] = {}
-    for target, drive in drives.items():
-        if target in reasons:
-            results[target] = {"not_driven": reasons[target]}
+    for target in status().targets:
+        name = target.name.rpartition(".")[2]
+        if name in reasons:
+            results[name] = {"not_driven": reasons[name]}
         else:
-            load = Load(target, seconds, threads)
-            drive(load)
-            results[target] = load.result()
+            load = Load(name, seconds, threads)
+            drives[name](load)
+            results[name] = load.result()
     tell(results=results)
 
 
@@ -76,6 +83,8 @@ def why_not() -> dict[str, str]:
             reasons["MetricsBuffer"] = reason
     # Whoever asks for this wants to see it, whatever the environment keeps the rest from.
     os.environ.pop(DISABLE, None)
+    with suppress(ImportError):
+        importlib.import_module(STREAMS)
     for target in install().targets:
         if target.state != "patched":
             reasons[target.name.rpartition(".")[2]] = target.reason
@@ -177,6 +186,27 @@ def drive_producer(load: Load) -> None:
         for _ in range(2):  # arroyo's own reports in the second what the first delivers
             with load.errors.counted("last flush"):
                 producer.flush(DELIVERY_TIMEOUT)
+
+
+def drive_streams(load: Load) -> None:
+    """A buffer of sentry-streams: some threads count, as many flush."""
+    with tallied_backend(load.delivered):
+        streams: Any = importlib.import_module(STREAMS)
+        buffer = streams.BufferedMetricsBackend(get_metrics(), FLUSH_INTERVAL)
+
+        def counting() -> Callable[[], None]:
+            names = cycle(NAMES)
+
+            def count() -> None:
+                name = next(names)
+                load.made.add(name, 1)
+                buffer.increment(name, 1, {"step": "reproduce"})
+
+            return count
+
+        load.run([counting() for _ in range(load.threads)] + [buffer.flush] * load.threads)
+        with load.errors.counted("last flush"):
+            buffer.flush()
 
 
 def total(tally: Tally) -> int:

@@ -15,6 +15,7 @@ class_module = type.__dict__["__module__"].__get__
 # What a reader of a reason can do about it.
 NEWER = "look for a newer release of arroyo-metrics-buffer"
 REMOVE = "remove that patch"
+UPDATE = "update it"
 
 
 def with_subclasses(classes: Iterable[type]) -> list[type]:

@@ -14,6 +14,7 @@ from . import older, private_names, producer, recognition, shapes
 from .patch import (
     NEWER,
     UNCHANGED,
+    UPDATE,
     Attribute,
     Before,
     Patch,
@@ -259,7 +260,7 @@ class BufferedMetricsBackendTarget(ReplacedTarget):
             return Finding("missing", reason, is_protected=True)
         found = super().recognise(current)
         if found.state == "unknown" and release[:3] == (0, 0, 41):
-            return found._replace(reason="only that of 0.0.42 and newer can be replaced: update it")
+            return found._replace(reason=f"only that of 0.0.42 and newer can be replaced: {UPDATE}")
         return found
 
     def candidates(self) -> Iterable[type]:
