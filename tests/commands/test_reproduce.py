@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from arroyo_metrics_buffer._commands.progress import Progress
-from arroyo_metrics_buffer._commands.reproduce import NotDriven, Result, reproduce, table, verdict
+from arroyo_metrics_buffer._commands.reproduce import (
+    NotDriven,
+    Outcomes,
+    Result,
+    reproduce,
+    table,
+    verdict,
+)
 from arroyo_metrics_buffer._commands.stress import Load
 from support.arroyo_releases import release_folder
 from support.programs import run_to_end, started
@@ -66,7 +73,7 @@ def test_where_sentry_streams_is_installed_its_buffer_is_a_third() -> None:
 
 
 def test_a_third_class_has_a_block_of_its_own_in_the_table() -> None:
-    outcomes = dict.fromkeys([*CLASSES, "BufferedMetricsBackend"], EXACT)
+    outcomes: Outcomes = dict.fromkeys([*CLASSES, "BufferedMetricsBackend"], EXACT)
     lines = table({"arroyo alone": outcomes, "patched": outcomes}).splitlines()
     assert max(map(len, lines)) <= 100
     assert [line.split() for line in lines if "Buffer" in line] == [
