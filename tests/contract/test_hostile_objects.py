@@ -25,11 +25,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import arroyo_metrics_buffer
-from arroyo_metrics_buffer import MetricsBuffer
+from arroyo_metrics_buffer import BufferedMetricsBackend, MetricsBuffer
 from arroyo_metrics_buffer._core import DeliveryBuffer, configure
 from support.backends import STATUS
 from support.hypothesis_settings import settings
 from support.new_interpreter import in_new_interpreter, note_attempt
+from support.streams import StreamsBackend
 from support.threads import run_together
 
 # What objects are made of: descriptions, which Hypothesis can shrink and a report can show.
@@ -101,6 +102,12 @@ PARAMETERS = {
     "add": ["counts", "latencies"],
     "deliver": ["metrics", "producer_name"],
     "look": [],
+    "BufferedMetricsBackend": ["backend", "throttle_interval_sec", "clock"],
+    "increment": ["name", "value", "tags"],
+    "gauge": ["name", "value", "tags"],
+    "timing": ["name", "value", "tags"],
+    "send": [],
+    "pending": [],
     "configure": ["clock", "on_backend_error"],
     "install": ["clock", "on_backend_error"],
     "uninstall": [],
@@ -128,6 +135,9 @@ METHOD_RESULTS = {
     "items": [("success", 1)],
     "timing": None,
     "increment": None,
+    "gauge": None,
+    "keys": ("step",),
+    "replace": "a",
 }
 ACTIONS = [
     "add",
@@ -136,6 +146,7 @@ ACTIONS = [
     "replace",
     "delete",
     "deliver",
+    "stream",
     "thread",
     "collect",
     "transform",
@@ -211,6 +222,14 @@ SENSIBLE_ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
     "counts": st.dictionaries(st.sampled_from(STATUSES), numeric),
     "latencies": st.lists(numeric, max_size=4),
     "producer_name": st.none() | texts,
+    "backend": backends,
+    "throttle_interval_sec": numeric,
+    "name": texts | st.builds(Hostile, st.just(str), texts, **of(plain | leaves)),
+    "value": numeric,
+    "tags": st.none()
+    | st.dictionaries(texts, texts | leaves, max_size=3)
+    | st.builds(Hostile, st.just(object), **of(plain | leaves, "keys", "__getitem__"))
+    | st.builds(Hostile, st.just(dict), st.just({"step": "a|b"}), **of(plain | leaves)),
     "on_backend_error": st.sampled_from(["raise", "log"]) | callables,
 }
 
@@ -263,6 +282,8 @@ class World:
         interval = math.inf if clock is None else program.interval
         self.buffers = [MetricsBuffer(backend, flush_interval=interval, clock=clock)]
         self.deliveries = [DeliveryBuffer(flush_interval=interval, clock=clock)]
+        # What it adds up to is for `test_streams.py`: here nothing may crash or hang.
+        self.streams = BufferedMetricsBackend(StreamsBackend(), interval, clock=clock)
         self.objects_behave = False
 
     # Objects
@@ -334,6 +355,11 @@ class World:
         self.re_enter("record", None, 0.5)
         self.re_enter("deliver", Accepts(self), None)
 
+    def stream(self, _this: object) -> None:
+        self.re_enter("increment", "a", 1, {"step": "a"})
+        self.re_enter("send")
+        self.re_enter("pending")
+
     def thread(self, this: object) -> None:
         if self.calls_in_left > 0:
             run_together(lambda: self.add(this), lambda: self.flush(this))
@@ -375,6 +401,12 @@ class World:
             "add": deliveries.add,
             "deliver": deliveries.flush,
             "look": deliveries.snapshot,
+            "BufferedMetricsBackend": BufferedMetricsBackend,
+            "increment": self.streams.increment,
+            "gauge": self.streams.gauge,
+            "timing": self.streams.timing,
+            "send": self.streams.flush,
+            "pending": self.streams.__repr__,
             "configure": configure,
             "install": arroyo_metrics_buffer.install,
             "uninstall": arroyo_metrics_buffer.uninstall,
@@ -411,6 +443,8 @@ class World:
             "MetricsBuffer": (ValueError,),
             "__init__": (ValueError, RuntimeError),
             "DeliveryBuffer": (ValueError,),
+            "BufferedMetricsBackend": (ValueError,),
+            **dict.fromkeys(("increment", "gauge", "timing"), (ValueError, KeyError)),  # of tags
             "add": (ValueError,),
             "configure": (ValueError,),
             "install": (ValueError,),
