@@ -309,7 +309,7 @@ wheel: source $(LIBGCC_S)
 wheels: $(VERSIONS:%=wheel-%)
 
 ## Longer: measure, and write docs/benchmarks.md and its plots.
-bench: install wheel
+bench: install wheel releases
 	@mkdir -p docs/benchmarks
 	@$(call quietly,VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --locked --manifest-path benches/empty_method/Cargo.toml)
 	@$(BIN)/python benches/run.py docs/benchmarks

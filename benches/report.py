@@ -24,6 +24,7 @@ GROUPS = {
     "flush": "A flush",
     "producer": "The producer",
     "processor": "Messages through StreamProcessor",
+    "streams": "The buffer of sentry-streams",
     "weight": "Weight",
 }
 NOTES = {
@@ -37,6 +38,8 @@ NOTES = {
     " this package calls into it.",
     "producer": "With and without latencies to send, to a backend that does nothing.",
     "processor": "One thread, arroyo's run loop, a strategy that keeps busy for so long.",
+    "streams": "Beside the library's own class of sentry-streams 0.0.69, to a backend that does"
+    " nothing.",
     "weight": "",
 }
 

@@ -16,9 +16,11 @@ import calls
 import flushes
 import footprint
 import processors
+import streams
 import waits
 from measuring import OURS, Case, Figures, side_by_side
 
+MODULES = {each.__name__: each for each in (calls, flushes, processors, streams, footprint)}
 PACKAGES = (
     "sentry-arroyo",
     "confluent-kafka",
@@ -32,17 +34,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="for the JSON, named after the interpreter")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds")
+    parser.add_argument("--only", choices=MODULES, help="and keep the other figures of the file")
     arguments = parser.parse_args()
-    results: dict[str, Any] = {"machine": machine(), "figures": {}}
-    for module in (calls, flushes, processors, footprint):
+    threaded = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+    output = arguments.folder / f"cp{sys.version_info[0]}{sys.version_info[1]}{threaded}.json"
+    if arguments.only:
+        results: dict[str, Any] = json.loads(output.read_text("utf-8"))
+        modules = [MODULES[arguments.only]]
+    else:
+        results = {"machine": machine(), "figures": {}}
+        modules = [*MODULES.values()]
+    for module in modules:
         for case in module.cases():
             rounds = max(case.rounds // 10, 3) if arguments.quick else case.rounds
             enter(results, case, side_by_side(rounds, case.contenders))
-    for title, figures in waits.figures():
-        enter(results, Case("wait", title, "µs", 1, {}), figures)
-    results["wheel"] = footprint.wheel()
-    threaded = "t" if results["machine"]["free_threaded"] else ""
-    output = arguments.folder / f"cp{sys.version_info[0]}{sys.version_info[1]}{threaded}.json"
+    if not arguments.only:
+        for title, figures in waits.figures():
+            enter(results, Case("wait", title, "µs", 1, {}), figures)
+        results["wheel"] = footprint.wheel()
     output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
