@@ -9,10 +9,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.streams import streams_own
-
 from arroyo_metrics_buffer import BufferedMetricsBackend
 from measuring import OURS, Case, nanoseconds
+from support.streams import streams_own
 
 CALLS = 10_000  # a batch
 NEVER = 1e9  # seconds, as an interval
