@@ -1,7 +1,7 @@
 //! Arguments of Python calls, with errors that name the parameter and what was passed for it.
 
+use arroyo_metrics_buffer_core::numbers::Number;
 use arroyo_metrics_buffer_core::sums::NotAdded;
-use arroyo_metrics_buffer_core::tagged_totals::Number;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyString};

@@ -3,8 +3,9 @@
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use arroyo_metrics_buffer_core::numbers::{Last, Number};
 use arroyo_metrics_buffer_core::sums::{Sums, Total};
-use arroyo_metrics_buffer_core::tagged_totals::{self, Last, Number};
+use arroyo_metrics_buffer_core::totals;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -17,7 +18,7 @@ use crate::new::{self, TakesAnyArguments};
 use crate::object::Object;
 use crate::{arguments, interned, interpreter, objects, stats, tags};
 
-type TaggedTotals = tagged_totals::TaggedTotals<Labels>;
+type Totals = totals::Totals<Labels, Number, Number>;
 
 /// What a total is sent with: what the last call that added to it was given.
 struct Labels {
@@ -51,7 +52,7 @@ struct Labels {
 ///     ValueError: `throttle_interval_sec` is NaN.
 ///     RuntimeError: The buffer is initialised already.
 #[pyclass(frozen, subclass, dict, weakref, module = "arroyo_metrics_buffer")]
-pub struct BufferedMetricsBackend(Object<TaggedTotals>);
+pub struct BufferedMetricsBackend(Object<Totals>);
 
 impl TakesAnyArguments for BufferedMetricsBackend {
     fn pyo3_new() -> &'static OnceLock<ffi::newfunc> {
@@ -223,7 +224,7 @@ impl BufferedMetricsBackend {
 impl BufferedMetricsBackend {
     /// The timers, the counters and the gauges that are pending.
     fn pending<'py>(&self, py: Python<'py>) -> PyResult<[Bound<'py, PyList>; 3]> {
-        let copy = |totals: &TaggedTotals| totals.copy(|labels| labels.clone_ref(py));
+        let copy = |totals: &Totals| totals.copy(|labels| labels.clone_ref(py));
         let taken = self.0.buffer(py)?.snapshot(py, copy)?;
         let totals = &taken.contents;
         let gauges = totals.gauges.iter().map(|(labels, Last(value))| (labels, value));
@@ -279,7 +280,7 @@ fn add<V: Total>(
     name: &Bound<'_, PyAny>,
     value: V,
     tags: Option<&Bound<'_, PyAny>>,
-    sums: impl Fn(&mut TaggedTotals) -> &mut Sums<Labels, V>,
+    sums: impl Fn(&mut Totals) -> &mut Sums<Labels, V>,
 ) -> PyResult<()> {
     let (py, object) = (slf.py(), &slf.get().0);
     let name = arguments::string("name", name)?;

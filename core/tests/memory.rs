@@ -11,10 +11,10 @@ use std::ptr;
 use arroyo_metrics_buffer_core::deliveries::{Deliveries, Outcome};
 use arroyo_metrics_buffer_core::fork;
 use arroyo_metrics_buffer_core::memory::OutOfMemory;
+use arroyo_metrics_buffer_core::numbers::{Last, Number};
 use arroyo_metrics_buffer_core::pending::{Contents, Pending};
 use arroyo_metrics_buffer_core::shared::Shared;
 use arroyo_metrics_buffer_core::sums::NotAdded;
-use arroyo_metrics_buffer_core::tagged_totals::{Last, Number, TaggedTotals};
 use arroyo_metrics_buffer_core::totals;
 
 type Totals = totals::Totals<&'static str>;
@@ -176,7 +176,7 @@ fn a_total_with_tags_is_added_or_nothing_is_and_no_name_is_dropped() {
         let key = NAMES[known].as_bytes();
         let most = with_every_allocation_failing(
             || {
-                let mut totals = TaggedTotals::default();
+                let mut totals = Totals::default();
                 for name in &NAMES[..known] {
                     totals.gauges.add_renamed(name.as_bytes(), &mut Some(*name), GAUGE).unwrap();
                 }
@@ -191,10 +191,10 @@ fn a_total_with_tags_is_added_or_nothing_is_and_no_name_is_dropped() {
         );
         assert!(most > 0, "a key has a text, which is copied");
         with_every_allocation_failing(
-            TaggedTotals::default,
+            Totals::default,
             |newer| {
                 newer.gauges.add_renamed(key, &mut Some("new"), GAUGE)?;
-                let mut totals = TaggedTotals::default();
+                let mut totals = Totals::default();
                 totals.reserve_for(newer)?;
                 totals.merge(newer);
                 Ok::<_, NotAdded>((totals.entries(), totals.copy(|name| *name)?.entries()))

@@ -1,12 +1,13 @@
 //! What is particular to timers, counters and gauges with tags.
 
 use arroyo_metrics_buffer_core::fork::AtFork;
+use arroyo_metrics_buffer_core::numbers::Last;
+use arroyo_metrics_buffer_core::numbers::Number::{self, Float, Int};
 use arroyo_metrics_buffer_core::pending::{Contents, Pending};
 use arroyo_metrics_buffer_core::sums::{NotAdded, Sums, Total};
-use arroyo_metrics_buffer_core::tagged_totals::Number::{self, Float, Int};
-use arroyo_metrics_buffer_core::tagged_totals::{Last, TaggedTotals};
+use arroyo_metrics_buffer_core::totals;
 
-type Totals = TaggedTotals<&'static str>;
+type Totals = totals::Totals<&'static str, Number, Number>;
 
 const MAX: Number = Int(i64::MAX as i128);
 
