@@ -96,7 +96,7 @@ impl DeliveryBuffer {
             samples.push(latency.extract()?);
         }
         let mut by_outcome = Deliveries::default();
-        for item in counts.as_mapping().items()? {
+        for item in objects::items(counts)? {
             let (status, count): (Bound<'_, PyAny>, u64) = item.extract()?;
             by_outcome.add(outcome_of(&status)?, count.into());
         }
