@@ -32,7 +32,7 @@ quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 .DEFAULT_GOAL := help
 .PHONY: help install releases demo e2e test test-core test-wheel test-in-place test-source \
 	test-oldest-arroyo test-free-threaded test-elsewhere test-musl test-all rehearsal matrix model sanitize \
-	fuzz forks soak mutants mutants-python coverage lint lint-workflows deny format source wheel wheels bench instructions pythons \
+	fuzz forks soak mutants mutants-python coverage lint lint-workflows deny docs format source wheel wheels bench instructions pythons \
 	upstream-tests agents clean
 
 ## Every day: list the targets.
@@ -267,6 +267,11 @@ lint-workflows: $(VENV)/tools # zizmor asks nobody: what it could ask, dependabo
 deny:
 	@command -v cargo-deny >/dev/null || { echo "cargo-deny is needed: cargo install --locked cargo-deny"; exit 1; }
 	@cargo deny --locked check
+
+## Every day: build the site of the documentation in target/site, and check it.
+docs: $(VENV)/tools
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@$(BIN)/python scripts/check_site.py target/site
 
 ## Every day: format the code.
 format:

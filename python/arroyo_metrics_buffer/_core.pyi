@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 __version__: str
+"""The version of the package, which `Cargo.toml` has."""
 
 buffers: WeakValueDictionary[int, MetricsBuffer | BufferedMetricsBackend]
 """Every ``MetricsBuffer`` and ``BufferedMetricsBackend``, by id."""
