@@ -8,13 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
-
 from measuring import OURS
+from plots import draw
 
-OURS_COLOUR, OTHER_COLOURS = "#c2410c", ("#475569", "#94a3b8", "#0e7490", "#a3a3a3")
-EMPTY = "empty method in Rust"
 GROUPS = {
     "call": "One call",
     "threads": "Calls from several threads",
@@ -51,92 +47,12 @@ def main() -> None:
     results = {
         path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))
     }
-    mpl.rcParams |= {"svg.hashsalt": "arroyo", "svg.fonttype": "none", "font.family": "sans-serif"}
-    mpl.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
-    overview(results, folder / "overview.svg")
-    waits(results, folder / "waits.svg")
-    page = "\n".join(lines(results))
+    pictures = [f"![{text}](benchmarks/{name})" for name, text in draw(results, folder).items()]
+    page = "\n".join(lines(results, pictures))
     folder.with_suffix(".md").write_text(page + "\n", "utf-8")
 
 
-def first(results: Results, *, free_threaded: bool) -> Results:
-    """Of the oldest interpreter of a kind."""
-    for each in results.values():
-        if each["machine"]["free_threaded"] == free_threaded:
-            found: Results = each
-            return found
-    sys.exit("Results of an interpreter with and of one without the GIL are needed: make bench")
-
-
-def contenders(results: Results, group: str, title: str) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = results["figures"][group][title]["contenders"]
-    return found
-
-
-def overview(results: Results, path: Path) -> None:
-    """The three figures that a reader wants."""
-    with_gil, without = (first(results, free_threaded=kind) for kind in (False, True))
-    figure, (calls, messages, scaling) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
-
-    costs = contenders(with_gil, "call", "incr_counter")
-    names = [name for name in costs if name not in ("OpenTelemetry", "datadog, aggregating")][::-1]
-    colours = [OURS_COLOUR if name == OURS else OTHER_COLOURS[1] for name in names]
-    bars = calls.barh(names, [costs[n]["median"] for n in names], color=colours)
-    calls.bar_label(bars, [f"{costs[n]['median']:.0f} ns" for n in names], padding=3)
-    calls.set_title("A call of incr_counter")
-    calls.set_xlabel(f"ns, CPython {with_gil['machine']['python']}")
-    calls.margins(x=0.2)
-
-    strategies = list(with_gil["figures"]["processor"])
-    times = [
-        1 / contenders(with_gil, "processor", title)["arroyo"]["ratio"] for title in strategies
-    ]
-    bars = messages.bar(
-        [t.removeprefix("strategy of ") for t in strategies], times, color=OURS_COLOUR
-    )
-    messages.bar_label(bars, [f"{each:.2f}x" for each in times], padding=3)
-    messages.axhline(1, color=OTHER_COLOURS[1])
-    messages.margins(y=0.1)
-    messages.set_title("Messages through StreamProcessor")
-    messages.set_ylabel("times those with arroyo's buffer")
-    messages.set_xlabel("time that the strategy takes")
-
-    threads = list(without["figures"]["threads"])
-    for name, colour in (
-        ("arroyo", OTHER_COLOURS[0]),
-        (EMPTY, OTHER_COLOURS[1]),
-        (OURS, OURS_COLOUR),
-    ):
-        rates = [contenders(without, "threads", t)[name]["median"] for t in threads]
-        scaling.plot(threads, rates, "o-", color=colour, label=name)
-    scaling.set_ylim(bottom=0)
-    scaling.set_title(f"Calls without the GIL, {without['machine']['cores']} cores")
-    scaling.set_ylabel("million per second")
-    scaling.set_xlabel(f"threads, CPython {without['machine']['python']}t")
-    scaling.legend(frameon=False)
-    figure.savefig(path, metadata={"Date": None})
-
-
-def waits(results: Results, path: Path) -> None:
-    with_gil = first(results, free_threaded=False)
-    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    percentiles = list(with_gil["figures"]["wait"])
-    names = list(contenders(with_gil, "wait", percentiles[0]))
-    others = iter(OTHER_COLOURS)
-    for name in names:
-        colour = OURS_COLOUR if name == OURS else next(others)
-        times = [contenders(with_gil, "wait", p)[name]["median"] for p in percentiles]
-        axes.plot(percentiles, times, "o-", color=colour, label=name)
-    axes.axhline(1_000, color="#cbd5e1", linestyle="--")
-    axes.annotate("1 ms", (0, 1_000), textcoords="offset points", xytext=(0, 3), color="#64748b")
-    axes.set_yscale("log")
-    axes.set_title("A call while another thread is stuck in a backend of 100 ms per call")
-    axes.set_ylabel("µs")
-    axes.legend(frameon=False)
-    figure.savefig(path, metadata={"Date": None})
-
-
-def lines(results: Results) -> Iterator[str]:
+def lines(results: Results, pictures: list[str]) -> Iterator[str]:
     """The page."""
     yield "# Benchmarks"
     yield ""
@@ -144,7 +60,7 @@ def lines(results: Results) -> Iterator[str]:
     yield "in turn, round after round. A ratio is the median of the rounds' ratios, with quartiles"
     yield "in brackets; [benches/measuring.py](../benches/measuring.py) says why not pyperf."
     yield ""
-    yield "![A call, messages per second, scaling](benchmarks/overview.svg)"
+    yield from pictures
     yield ""
     for each in results.values():
         yield f"* {machine(each['machine'])}"
@@ -154,8 +70,6 @@ def lines(results: Results) -> Iterator[str]:
         yield from ("", f"## {heading}")
         if NOTES[group]:
             yield from ("", NOTES[group])
-        if group == "wait":
-            yield from ("", "![Waiting times](benchmarks/waits.svg)")
         for tag, each in results.items():
             yield ""
             yield from table(tag, each["figures"][group])

@@ -19,7 +19,7 @@ ADDRESSES = ("action", "data", "href", "poster", "src", "srcset")
 # What the theme's script asks GitHub for, and what it loads Mermaid for.
 LOADS_BY_SCRIPT = {("data-md-component", "source"), ("class", "mermaid")}
 IN_STYLE = re.compile(r"""(?:url\(|@import)\s*["']?([^"')\s;]+)""")
-# Where the site will be, as in mkdocs.yml. 404.html, which is shown at any depth, starts links with its path.
+# Where the site will be, as in mkdocs.yml. 404.html, which is shown at any depth, has whole paths.
 BASE = urlsplit(os.environ.get("SITE_URL", "")).path.rstrip("/") + "/"
 
 

@@ -43,7 +43,7 @@ log = logging.getLogger("mkdocs.hooks.site")
 
 
 def on_config(config: MkDocsConfig) -> None:
-    config.markdown_extensions.append(links)  # type: ignore[arg-type] # instances are taken too
+    config.markdown_extensions.append(links)  # type: ignore[arg-type] # an instance is as good as a name
     if repository := config.extra["repository"]:
         link = {"icon": "fontawesome/brands/git-alt", "link": repository, "name": "Repository"}
         config.extra["social"] = [link]
@@ -56,11 +56,12 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     links.page = page
-    links.pages = {each.abs_src_path: each.src_uri for each in files if each.inclusion.is_included()}
+    on_site = [*files.documentation_pages(), *files.media_files()]
+    links.pages = {file.abs_src_path: file.src_uri for file in on_site}
     links.repository = config.extra["repository"]
     if page.file.src_uri != REFERENCE:
         return markdown
-    return re.sub(r"^\* \[`(\w+)`\].*", r"::: arroyo_metrics_buffer.\1\n", markdown, flags=re.M)
+    return re.sub(r"(?m)^\* \[`(\w+)`\].*", r"::: arroyo_metrics_buffer.\1\n", markdown)
 
 
 def on_page_content(html: str, page: Page, **_: object) -> None:
