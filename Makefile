@@ -270,7 +270,7 @@ deny:
 
 ## Every day: build the site of the documentation in target/site, and check it.
 docs: $(VENV)/tools
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@$(call quietly,NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict) # --quiet would hide what is strict
 	@$(BIN)/python scripts/check_site.py target/site
 
 ## Every day: format the code.
