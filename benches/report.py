@@ -71,8 +71,9 @@ def lines(results: Results, pictures: list[str]) -> Iterator[str]:
         if NOTES[group]:
             yield from ("", NOTES[group])
         for tag, each in results.items():
-            yield ""
-            yield from table(tag, each["figures"][group])
+            if cases := each["figures"].get(group):  # `run.py --only` may not have run everywhere
+                yield ""
+                yield from table(tag, cases)
 
 
 def machine(facts: Results) -> str:
