@@ -390,7 +390,7 @@ def on_backend_error() -> Literal["raise", "log"] | Callable[[Exception], object
         "raise", "log", or the callable that gets it.
     """
 
-def stats() -> tuple[dict[str, Any], ...]:
+def stats() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Tell what the buffers of this process have done so far. Safe to call from any thread.
 
     Returns:

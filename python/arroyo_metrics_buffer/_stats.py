@@ -59,4 +59,5 @@ def stats() -> Stats:
     Returns:
         Counts since the process started; a forked child counts from zero.
     """
-    return Stats(*(BufferStats(**fields) for fields in fields_by_name()))
+    consumer, producer, streams = fields_by_name()
+    return Stats(BufferStats(**consumer), BufferStats(**producer), BufferStats(**streams))
