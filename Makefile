@@ -30,7 +30,7 @@ TESTS :=
 quietly = output=$$($(1) 2>&1) || { echo "$$output"; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install releases demo e2e test test-core test-wheel test-in-place test-source \
+.PHONY: help install releases demo e2e e2e-streams test test-core test-wheel test-in-place test-source \
 	test-oldest-arroyo test-free-threaded test-elsewhere test-musl test-all rehearsal matrix model sanitize \
 	fuzz forks soak mutants mutants-python coverage lint lint-workflows deny docs format source wheel wheels bench instructions pythons \
 	upstream-tests agents clean
@@ -71,6 +71,10 @@ demo: install
 e2e: install
 	@$(BIN)/python e2e/end_to_end.py
 	@$(BIN)/python e2e/end_to_end.py --kill-broker
+
+## Longer: run a pipeline of sentry-streams, and account for each of its metrics.
+e2e-streams: install
+	@$(BIN)/python e2e/streams_end_to_end.py $(lastword $(STREAMS_RELEASES))
 
 # Releases to test with, beside the arroyo that is installed. One folder serves every interpreter.
 ## Longer: install the releases of arroyo and of sentry-streams that the suite drives.
