@@ -447,9 +447,7 @@ class World:
             "DeliveryBuffer": (ValueError,),
             "BufferedMetricsBackend": (ValueError,),
             # What Python makes a dict of may have wrong items, or too many.
-            **dict.fromkeys(
-                ("increment", "gauge", "timing"), (ValueError, KeyError, MemoryError)
-            ),
+            **dict.fromkeys(("increment", "gauge", "timing"), (ValueError, KeyError, MemoryError)),
             "add": (ValueError,),
             "configure": (ValueError,),
             "install": (ValueError,),
