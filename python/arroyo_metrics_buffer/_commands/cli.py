@@ -36,48 +36,50 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     program = argparse.ArgumentParser(
         prog="arroyo-metrics-buffer",
-        description="Thread-safe metrics buffers for sentry-arroyo.",
+        description="Thread-safe metrics buffers for sentry-arroyo and sentry-streams.",
     )
     program.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = program.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_doctor(
         commands.add_parser(
             "doctor",
-            help="is arroyo protected in this environment?",
-            description="Imports arroyo, tells which of its buffers are patched and what others"
-            " have changed since, and tries one with threads. Exit status: 0 if every buffered"
-            " class of the installed arroyo is protected, 1 if not, 2 if there is no arroyo.",
+            help="check whether the metrics buffers of this environment are protected",
+            description="Imports arroyo, and sentry-streams if it is installed. Says first whether"
+            " all is well, and what to do if not. Then shows for each class whether it is patched,"
+            " what other code has changed, and how a test with threads went. Exit status: 0 if"
+            " every buffer is protected, 1 if not, 2 if there is no arroyo.",
         )
     )
     add_run(
         commands.add_parser(
             "run",
             usage="%(prog)s [--on-backend-error {raise,log}] [--] COMMAND [ARGUMENT ...]",
-            help="any program: it and its children import this package when they import arroyo",
-            description="Runs a command, unchanged. Every Python that it starts imports this"
-            " package when it imports arroyo. Not those that are told to ignore PYTHONPATH (-E, -I,"
-            " -S), nor those that have no such package, which say so on stderr. Exit status: that"
-            " of the command; 126 if it could not be started, 127 if it was not found.",
+            help="run a program with this package, without a change of the program",
+            description="Runs a command. Every Python that the command starts imports this package"
+            " when it imports arroyo. This does not reach a Python that ignores PYTHONPATH (-E, -I,"
+            " -S), nor one in whose environment this package is not installed; the latter says so"
+            " on stderr. Exit status: that of the command; 126 if the command could not be started,"
+            " 127 if it was not found.",
         )
     )
     add_reproduce(
         commands.add_parser(
             "reproduce",
-            help="the race, arroyo alone beside patched, with what it loses",
-            description="Lets threads write to and flush arroyo's two buffers, first arroyo's own"
-            " and then this package's, each in a process of its own, and counts errors and losses."
-            " Exit status: 0 if this package had no error and lost nothing, 1 if not, 2 if there is"
-            " no class to drive, 130 after Ctrl-C.",
+            help="show the race and its losses, without this package and with it",
+            description="Lets threads write to each metrics buffer and flush it: the original"
+            " buffers in one process, this package's in another. Counts errors and losses. Exit"
+            " status: 0 if this package had no error and lost nothing, 1 if not, 2 if there is no"
+            " class to try, 130 after Ctrl-C.",
         )
     )
     add_demo(
         commands.add_parser(
             "demo",
-            help="a real consumer and producer on Kafka, with more threads at their buffers",
-            description="Copies messages from one Kafka topic to another with arroyo, while"
-            " threads write to and flush the metrics buffers of its processor and producers, and"
-            " accounts for every increment. Exit status: 0 if there was no error and nothing was"
-            " lost, 1 if not, 2 if arroyo is not there or too old, 130 after Ctrl-C.",
+            help="run a real consumer and producers, and account for every count",
+            description="Copies messages from one Kafka topic to another with arroyo. Meanwhile"
+            " threads write to the metrics buffers of the processor and the producers, and flush"
+            " them. Accounts for every increment. Exit status: 0 if there was no error and nothing"
+            " was lost, 1 if not, 2 if arroyo is missing or too old, 130 after Ctrl-C.",
         )
     )
     return program
@@ -85,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_doctor(command: argparse.ArgumentParser) -> None:
     command.set_defaults(command=run_doctor)
-    command.add_argument("--json", action="store_true", help="for machines")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_run(command: argparse.ArgumentParser) -> None:
@@ -101,8 +103,7 @@ def add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--on-backend-error",
         choices=("raise", "log"),
-        help="what a flush does with an error of the metrics backend, as install() has it"
-        " (default: as the environment says)",
+        help="raise or log an error of the metrics backend (default: as the environment says)",
     )
     command.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
@@ -110,38 +111,47 @@ def add_run(command: argparse.ArgumentParser) -> None:
 def add_reproduce(command: argparse.ArgumentParser) -> None:
     command.set_defaults(command=with_arroyo(run_reproduce))
     command.add_argument(
-        "--seconds", type=seconds, default=2.0, help="for each of four runs (%(default)s)"
+        "--seconds",
+        type=seconds,
+        default=2.0,
+        help="how long to try each class in each run (%(default)s)",
     )
     command.add_argument(
         "--threads",
         type=whole_number(1),
         default=2,
-        help="how many write, how many flush (%(default)s)",
+        help="how many threads write, and how many flush (%(default)s)",
     )
-    command.add_argument("--json", action="store_true", help="for machines")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_demo(command: argparse.ArgumentParser) -> None:
     command.set_defaults(command=with_arroyo(run_demo))
     command.add_argument(
-        "--messages", type=whole_number(0), default=50_000, help="how many to copy (%(default)s)"
+        "--messages",
+        type=whole_number(0),
+        default=50_000,
+        help="how many messages to copy (%(default)s)",
     )
     command.add_argument(
-        "--threads", type=whole_number(0), default=4, help="how many write and flush (%(default)s)"
+        "--threads",
+        type=whole_number(0),
+        default=4,
+        help="how many more threads write and flush (%(default)s)",
     )
     command.add_argument(
         "--seconds",
         type=seconds,
         default=120.0,
-        help="when to stop, whatever is left to copy (%(default)s)",
+        help="when to stop at the latest (%(default)s)",
     )
     command.add_argument(
-        "--unpatched", action="store_true", help="use arroyo's own buffers, to see what they do"
+        "--unpatched", action="store_true", help="use arroyo's own buffers, to see what they lose"
     )
     command.add_argument(
         "--bootstrap-servers",
         metavar="HOST:PORT,...",
-        help="a Kafka cluster to use instead of librdkafka's mock cluster in this process",
+        help="use this Kafka cluster, not librdkafka's mock cluster in this process",
     )
 
 
