@@ -137,13 +137,11 @@ CASES = {
     "a flush that fails at once": Case(
         lambda buffer: buffer.flush(),
         raises=(ValueError,),
-        allocates=True,
         refuses=frozenset("second"),
     ),
     "a flush that fails at last": Case(
         lambda buffer: buffer.flush(),
         raises=(ValueError,),
-        allocates=True,
         refuses=frozenset("first"),
     ),
     "snapshot": Case(lambda buffer: buffer.snapshot(), allocates=True),
