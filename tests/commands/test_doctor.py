@@ -194,7 +194,7 @@ processor.MetricsBuffer = Raising
 @pytest.mark.parametrize(
     ("first", "told", "cure"),
     [
-        (UNKNOWN, "it is none that this release knows: ", "remove the patch that is named there"),
+        (UNKNOWN, "this release does not know the class: ", "remove the patch that is named there"),
         (EARLY, "1 buffers of the original class are alive", "import arroyo_metrics_buffer before"),
         (REPLACED, "its method incr_counter() is __main__.<lambda>", "remove the patch"),
         (LOSSY, "NOT exact", "remove the subclass or patch"),

@@ -637,7 +637,7 @@ def test_a_remedy_in_a_class_that_is_not_known_is_told_with_it(original: Any) ->
         arroyo_metrics_buffer.install()
         reason = status().reason
         assert status().state == "unknown"
-        assert ": remove that patch; and it is none that this release knows: " in reason
+        assert ": remove that patch; and this release does not know the class: " in reason
         assert "its method gauge() is not known; look for a newer release" in reason
     finally:
         processor.MetricsBuffer = original

@@ -12,7 +12,7 @@ from . import fixes, remedies
 from .patch import NEWER, REMOVE, Before, class_module, cure, describe
 from .shapes import Shape, difference
 
-UNKNOWN = "it is none that this release knows"
+UNKNOWN = "this release does not know the class"
 # Not by importlib.metadata: its import could wait for a thread that waits for the installation's
 # lock, which is held here.
 _METADATA = (".dist-info", ".egg-info")
