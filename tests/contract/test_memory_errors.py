@@ -593,6 +593,8 @@ for name, delta in calls:
         buffer.incr_counter(name, delta)
     except MemoryError:
         failures = 1
+    except OverflowError:
+        pass  # there was memory for this one
 while held is not None:  # not one in the other, ever deeper
     held = held.next
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
