@@ -117,6 +117,21 @@ def test_where_the_package_is_disabled_it_exits_with_1() -> None:
     assert ran.stdout.count("-> take ARROYO_METRICS_BUFFER_DISABLE out of the environment") == 2
 
 
+def test_uninstall_is_told_with_what_undoes_it() -> None:
+    ran = doctor(first="import arroyo_metrics_buffer; arroyo_metrics_buffer.uninstall()")
+    assert ran.returncode == 1
+    assert ran.stdout.count("-> call arroyo_metrics_buffer.install()") == 2
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_word() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = (sys.executable, "-m", "arroyo_metrics_buffer", "doctor")
+    ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False, text=True)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
 def test_where_there_is_no_arroyo_it_exits_with_2() -> None:
     ran = doctor(first="import sys; sys.modules['arroyo'] = None")
     assert ran.returncode == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,14 +24,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 if all is well, 1 if not, 2 if the command could not start, 130 after
-        Ctrl-C.
+        Ctrl-C, 141 if nobody reads the output.
     """
     arguments = parser().parse_args(argv)
     command: Command = arguments.command
+    # What a shell reports of a program that SIGINT or SIGPIPE has ended.
     try:
-        return command(arguments)
+        status = command(arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        return 130  # what a shell reports of a program that SIGINT has ended
+        return 130
+    except BrokenPipeError:
+        # Else the interpreter would flush again at its end, and tell of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
 
 
 def parser() -> argparse.ArgumentParser:

@@ -182,11 +182,8 @@ def problem_of(target: TargetStatus, error: str | None) -> Problem:
             f"{module} can't be imported: {error}",
             f'see what fails by: {sys.executable} -c "import {module}"',
         ),
-        (
-            target.state == "disabled",
-            reason,
-            f"take {DISABLE} out of the environment, or call install()",
-        ),
+        (DISABLE in reason, reason, f"take {DISABLE} out of the environment"),
+        (target.state == "disabled", reason, "call arroyo_metrics_buffer.install()"),
         (REMOVE in reason, reason, "remove the patch that is named there"),
         (NEWER in reason, reason, "pip install --upgrade arroyo-metrics-buffer"),
         (reason.endswith(UPDATE), reason, "pip install --upgrade sentry-streams"),
