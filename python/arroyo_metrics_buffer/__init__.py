@@ -39,6 +39,7 @@ if not TYPE_CHECKING:
 
             for module in "._stats", "._patching.status":
                 if found := vars(import_module(module, __name__)).get(name):
+                    globals()[name] = found
                     return found
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
