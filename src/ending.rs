@@ -1,42 +1,99 @@
 //! What `_patching/ending.py` needs of the extension, to send what is pending at the end of a
 //! process.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arroyo_metrics_buffer_core::fork;
+use arroyo_metrics_buffer_core::fork::{self, AtFork};
+use arroyo_metrics_buffer_core::lock::{Mutex, mutex};
+use arroyo_metrics_buffer_core::shared::share;
 use pyo3::exceptions::{PyBaseException, PyException};
 use pyo3::prelude::*;
-use pyo3::types::PyInt;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyInt, PyList, PyWeakrefReference};
 
-use crate::objects;
+use crate::objects::{self, OrMemoryError};
 
 /// Relaxed everywhere: a call that does not see it yet is one that came before.
 static HAS_BEGUN: AtomicBool = AtomicBool::new(false);
 
-/// Every `MetricsBuffer` by id, in a `weakref.WeakValueDictionary`.
-static BUFFERS: OnceLock<Py<PyAny>> = OnceLock::new();
+/// Every buffer of a class that has `Object`, in the order in which they were made. No dict of
+/// Python's: without the GIL a dict has a lock that no fork takes, and a child would wait for it.
+struct Buffers {
+    references: Vec<Py<PyWeakrefReference>>,
+    /// The place of the reference that is looked at next, whether its buffer is gone.
+    next: usize,
+}
 
-/// Makes the dictionary of buffers, the module's attribute `buffers`.
-pub fn init_at_import(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let py = module.py();
-    let buffers =
-        py.import(objects::interned(py, "weakref")?)?.getattr("WeakValueDictionary")?.call0()?;
-    module.add("buffers", BUFFERS.get_or_init(|| buffers.unbind()))
+impl AtFork for Buffers {}
+
+static BUFFERS: Mutex<Buffers> = mutex(Buffers { references: Vec::new(), next: 0 });
+
+/// Has every fork take the lock.
+pub fn init_at_import(py: Python<'_>) -> PyResult<()> {
+    static DONE: PyOnceLock<()> = PyOnceLock::new();
+    // Once, though an import that failed may be tried again.
+    DONE.get_or_try_init(py, || share(&BUFFERS).or_memory_error(py)).copied()
 }
 
 /// Enters a buffer that was made, so that it is found at the end, if it is alive then.
 pub fn remember(buffer: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = buffer.py();
-    match BUFFERS.get() {
-        Some(buffers) => buffers.bind(py).set_item(id(buffer)?, buffer),
-        None => Ok(()), // unreachable: it is made at import
+    // Two for each that comes, so that there are never many more than are alive.
+    forget_one_if_gone(py);
+    forget_one_if_gone(py);
+    let reference = PyWeakrefReference::new(buffer)?.unbind();
+    let mut buffers = BUFFERS.lock();
+    let reserved = buffers.references.try_reserve(1);
+    if reserved.is_ok() {
+        buffers.references.push(reference);
+        return Ok(());
+    }
+    drop(buffers);
+    Err(objects::no_memory(py))
+}
+
+/// Looks at the next reference, and drops it if its buffer is gone.
+fn forget_one_if_gone(py: Python<'_>) {
+    let mut buffers = BUFFERS.lock();
+    let place = if buffers.next < buffers.references.len() { buffers.next } else { 0 };
+    buffers.next = place + 1;
+    let Some(reference) = buffers.references.get(place).map(|each| each.clone_ref(py)) else {
+        return;
+    };
+    drop(buffers);
+    if reference.bind(py).upgrade().is_some() {
+        return;
+    }
+    let mut buffers = BUFFERS.lock();
+    if buffers.references.get(place).is_some_and(|each| each.is(&reference)) {
+        let gone = buffers.references.remove(place);
+        buffers.next = place;
+        drop(buffers);
+        drop(gone);
     }
 }
 
-/// What Python's `id()` is.
-fn id<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyInt>> {
-    objects::integer(object.py(), object.as_ptr().addr() as i128)
+/// Return every `MetricsBuffer` and `BufferedMetricsBackend` that is alive.
+///
+/// Returns:
+///     The buffers, in the order in which they were made.
+#[pyfunction]
+pub fn buffers(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    let mut references = Vec::new();
+    let known = BUFFERS.lock();
+    let reserved = references.try_reserve_exact(known.references.len());
+    if reserved.is_ok() {
+        references.extend(known.references.iter().map(|each| each.clone_ref(py)));
+    }
+    drop(known);
+    reserved.map_err(|_| objects::no_memory(py))?;
+    let alive = objects::list(py)?;
+    for reference in references {
+        if let Some(buffer) = reference.bind(py).upgrade() {
+            alive.append(buffer)?;
+        }
+    }
+    Ok(alive)
 }
 
 /// Whether what is pending has been sent for the last time, so that a call that adds has to flush.

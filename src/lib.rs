@@ -34,7 +34,7 @@ mod _core {
     #[pymodule_export]
     use crate::delivery_buffer::DeliveryBuffer;
     #[pymodule_export]
-    use crate::ending::{fork_generation, report_if_ending, set_ending};
+    use crate::ending::{buffers, fork_generation, report_if_ending, set_ending};
     #[pymodule_export]
     use crate::metrics_buffer::{MetricsBuffer, drain_totals, move_totals};
     #[pymodule_export]
@@ -55,7 +55,7 @@ mod _core {
         crate::interned::init_at_import(module.py())?;
         crate::settings::init_at_import(module.py())?;
         crate::stats::init_at_import(module.py())?;
-        crate::ending::init_at_import(module)?;
+        crate::ending::init_at_import(module.py())?;
         crate::metrics_buffer::init_at_import(module.py())?;
         crate::buffered_backend::init_at_import(module.py());
         crate::logging::init_at_import(module.py())

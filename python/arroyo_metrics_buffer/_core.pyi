@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeAlias, final
-from weakref import WeakValueDictionary
 
 from typing_extensions import disjoint_base
 
@@ -24,9 +23,6 @@ __all__ = [
 
 __version__: str
 """The version of the package, which `Cargo.toml` has."""
-
-buffers: WeakValueDictionary[int, MetricsBuffer | BufferedMetricsBackend]
-"""Every ``MetricsBuffer`` and ``BufferedMetricsBackend``, by id."""
 
 _Entry: TypeAlias = tuple[str, float, Mapping[str, str]]
 """A name, a total or the value of a gauge, and tags."""
@@ -358,6 +354,13 @@ def report_if_ending(error: BaseException) -> bool:
 
     Returns:
         Whether it was reported; else it is for the caller to raise.
+    """
+
+def buffers() -> list[MetricsBuffer | BufferedMetricsBackend]:
+    """Return every `MetricsBuffer` and `BufferedMetricsBackend` that is alive.
+
+    Returns:
+        The buffers, in the order in which they were made.
     """
 
 def fork_generation() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from pathlib import Path
 from textwrap import dedent
@@ -159,11 +160,16 @@ def test_any_buffer_is_found_that_is_alive() -> None:
 
 
 def test_buffers_are_known_without_being_kept_alive() -> None:
-    buffer = MetricsBuffer(arroyo_metrics_buffer)
-    key = id(buffer)
-    assert _core.buffers[key] is buffer
-    del buffer
-    assert key not in _core.buffers
+    def mine() -> list[object]:
+        return [each for each in _core.buffers() if each in made]
+
+    made = [MetricsBuffer(arroyo_metrics_buffer) for _ in range(100)]
+    assert mine() == made
+    gone = [weakref.ref(made.pop(place)) for place in (99, 50, 50, 0)]
+    assert mine() == made
+    assert [each() for each in gone] == [None] * 4
+    made += [MetricsBuffer(arroyo_metrics_buffer) for _ in range(100)]
+    assert mine() == made
 
 
 def test_threads_that_go_on_counting_do_not_keep_it_going_and_none_is_started() -> None:

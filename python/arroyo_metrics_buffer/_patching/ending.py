@@ -124,7 +124,7 @@ def _buffers() -> Iterator[_Buffer]:
 
 
 def _of_class(cls: Any, kind: int) -> Iterator[_Buffer]:
-    for buffer in _alive(buffers):
+    for buffer in buffers():
         if isinstance(buffer, cls):
             # Not before it is called: to look an attribute up may raise too.
             yield _Buffer(partial(_flush, buffer), partial(cls.snapshot, buffer), kind, [])
